@@ -1,0 +1,11 @@
+//! The control plane of blkseal. Rooms, from the top down; each names only those below it:
+//!
+//! `cli` -> `control` <- `daemon` -> `volume` -> `luks`, `provider` -> [`ublk_targets`]
+
+pub mod cli;
+pub mod control;
+pub mod daemon;
+pub mod luks;
+pub mod provider;
+pub mod volume;
+pub mod worker;

@@ -1,0 +1,3 @@
+//! `blkseal`: encrypts the disks of a Linux virtualization host.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! AES-256-XTS over a run of sectors.
