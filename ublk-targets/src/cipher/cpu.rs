@@ -1,0 +1,60 @@
+//! Which instructions the cipher uses.
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::CipherError;
+
+/// The way that AES is computed. All ways give the same bytes; they differ in speed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CpuPath {
+    /// The `aes` crate in batches: any CPU.
+    Portable,
+}
+
+impl CpuPath {
+    /// Every path, the fastest first.
+    pub const ALL: [Self; 1] = [Self::Portable];
+
+    /// The paths that this CPU has, the fastest first. [`CpuPath::Portable`] is always among them.
+    pub fn available() -> Vec<Self> {
+        Self::ALL.into_iter().filter(|path| path.is_available()).collect()
+    }
+
+    /// The fastest path that this CPU has.
+    pub fn detect() -> Self {
+        Self::ALL.into_iter().find(|path| path.is_available()).unwrap_or(Self::Portable)
+    }
+
+    /// Whether this CPU, and the operating system on it, has the instructions of this path.
+    pub fn is_available(self) -> bool {
+        match self {
+            Self::Portable => true,
+        }
+    }
+
+    /// The name that `--cpu-path` takes and `status` shows.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Portable => "portable",
+        }
+    }
+}
+
+impl fmt::Display for CpuPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for CpuPath {
+    type Err = CipherError;
+
+    /// Reads a [`name`](Self::name). Fails for any other text; whether this CPU has the path is not asked.
+    fn from_str(name: &str) -> Result<Self, CipherError> {
+        Self::ALL
+            .into_iter()
+            .find(|path| path.name() == name)
+            .ok_or_else(|| CipherError::UnknownPath(name.into()))
+    }
+}
