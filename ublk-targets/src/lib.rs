@@ -4,10 +4,25 @@
 //!
 //! | room | what it holds |
 //! |---|---|
-//! | [`secret`] | the only home of key bytes: locked pages, wiped at the end |
+//! | [`device`] | the life of a ublk device: add, start, recover, stop, delete |
+//! | [`queue`] | one thread and one ring a hardware queue; one task and one buffer a tag |
+//! | [`target`] | what serves requests: `null`, `plain`, `crypt` |
+//! | [`backing`] | full-length read, write, flush and discard on the queue's ring |
+//! | [`request`] | a descriptor, parsed once into an operation over a checked range of sectors |
+//! | [`buffer`] | a tag's buffer; types that keep plaintext and ciphertext apart |
+//! | [`stats`] | counters and latency histograms |
 //! | [`cipher`] | AES-256-XTS over a run of sectors |
+//! | [`secret`] | the only home of key bytes: locked pages, wiped at the end |
 //!
-//! This crate cannot reach the network, key providers, headers or the command line.
+//! Only `device` and `queue` name libublk. This crate cannot reach the network, key providers, headers or the
+//! command line.
 
+pub mod backing;
+pub mod buffer;
 pub mod cipher;
+pub mod device;
+pub mod queue;
+pub mod request;
 pub mod secret;
+pub mod stats;
+pub mod target;

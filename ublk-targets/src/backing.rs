@@ -1,0 +1,290 @@
+//! Full-length I/O on the backing, a block device or a file, on the queue's ring.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use io_uring::{opcode, types};
+
+use crate::buffer::Sealed;
+use crate::cipher::SectorSize;
+use crate::queue::ring::{BACKING_FILE, submit};
+use crate::request::{IoError, LBA_BYTES, SectorRange};
+
+/// Why a backing cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum BackingError {
+    /// It could not be opened or asked for its size.
+    #[error("cannot open {path}")]
+    Open {
+        /// The backing.
+        path: PathBuf,
+        /// What the kernel answered.
+        #[source]
+        source: io::Error,
+    },
+    /// Neither a block device nor a regular file.
+    #[error("{path} is neither a block device nor a regular file")]
+    Kind {
+        /// The backing.
+        path: PathBuf,
+    },
+    /// Smaller than the volume that is said to be on it. All figures in bytes.
+    #[error("{path} holds {found} bytes, but the volume on it needs {needed}: it was cut short")]
+    TooSmall {
+        /// The backing.
+        path: PathBuf,
+        /// Bytes that it has.
+        found: u64,
+        /// Bytes that the volume reaches to.
+        needed: u64,
+    },
+    /// The volume's sectors are smaller than the blocks that the device can write.
+    #[error("{path} has blocks of {block} bytes and cannot store sectors of {sector_size} bytes one by one")]
+    Block {
+        /// The backing.
+        path: PathBuf,
+        /// Bytes of a block of the device.
+        block: u32,
+        /// Bytes of the volume's sectors.
+        sector_size: u32,
+    },
+}
+
+/// Which part of a backing is used, and how.
+#[derive(Clone, Copy, Debug)]
+pub struct BackingOptions {
+    /// Where the data starts, in bytes; a whole number of sectors.
+    pub offset: u64,
+    /// Bytes of data; a whole number of sectors. `None`: to the end, rounded down to a sector.
+    pub length: Option<u64>,
+    /// The smallest unit that will be read or written.
+    pub sector_size: SectorSize,
+    /// Whether it is opened for reading only.
+    pub read_only: bool,
+}
+
+/// An open backing.
+pub struct Backing {
+    file: File,
+    is_device: bool,
+    direct: bool,
+    offset: u64,
+    length: u64,
+    physical_block: u32,
+}
+
+impl Backing {
+    /// Opens `path`, past the page cache (`O_DIRECT`) wherever its file system can do that for single sectors.
+    pub fn open(path: &Path, options: &BackingOptions) -> Result<Self, BackingError> {
+        let fail = |source| BackingError::Open { path: path.to_owned(), source };
+        let (file, mut direct) = open_direct(path, options.read_only).map_err(fail)?;
+        let kind = file.metadata().map_err(fail)?.file_type();
+        let is_device = kind.is_block_device();
+        if !is_device && !kind.is_file() {
+            return Err(BackingError::Kind { path: path.to_owned() });
+        }
+        let size = size_of(&file, is_device).map_err(fail)?;
+        let block = io_block(&file, is_device).map_err(fail)?;
+        let sector_size = u32::from(options.sector_size);
+        if is_device && block > sector_size {
+            return Err(BackingError::Block { path: path.to_owned(), block, sector_size });
+        }
+        if direct && block > sector_size {
+            set_buffered(&file).map_err(fail)?;
+            direct = false;
+        }
+        let available = size.saturating_sub(options.offset);
+        let length = options.length.unwrap_or(available - available % u64::from(sector_size));
+        if length > available || length == 0 {
+            let needed = options.offset + length.max(u64::from(sector_size));
+            return Err(BackingError::TooSmall { path: path.to_owned(), found: size, needed });
+        }
+        let physical_block = physical_block(&file, is_device).map_err(fail)?.max(sector_size);
+        Ok(Self { file, is_device, direct, offset: options.offset, length, physical_block })
+    }
+
+    /// Units of 512 bytes from the start of the data to its end.
+    pub fn sectors(&self) -> u64 {
+        self.length / LBA_BYTES
+    }
+
+    /// Bytes of the unit that the backing writes without reading first.
+    pub fn physical_block(&self) -> u32 {
+        self.physical_block
+    }
+
+    /// Whether I/O goes past the page cache.
+    pub fn is_direct(&self) -> bool {
+        self.direct
+    }
+
+    /// The open file, for a claim on it or for a ring to register.
+    pub fn as_file(&self) -> &File {
+        &self.file
+    }
+
+    pub(crate) fn raw_fd(&self) -> RawFd {
+        self.file.as_raw_fd()
+    }
+
+    /// Reads all of `range` into the start of `buffer`.
+    pub(crate) async fn read<'b>(
+        &self,
+        range: SectorRange,
+        buffer: &'b mut [u8],
+    ) -> Result<Sealed<'b>, IoError> {
+        let data = &mut buffer[..usize_of(range.bytes())];
+        let mut done = 0;
+        while done < data.len() {
+            let rest = &mut data[done..];
+            let entry = opcode::Read::new(types::Fixed(BACKING_FILE), rest.as_mut_ptr(), length_of(rest))
+                .offset(self.offset + range.offset() + done as u64)
+                .build();
+            // SAFETY: `rest` is borrowed until the answer; a queue runs its tasks to the end.
+            match unsafe { submit(entry) }.await? {
+                0 => return Err(IoError::ShortTransfer),
+                read => done += read as usize,
+            }
+        }
+        Ok(Sealed::new(data))
+    }
+
+    /// Writes all of `data` to `range`. `durable`: it is on stable storage when this returns (FUA).
+    pub(crate) async fn write(
+        &self,
+        range: SectorRange,
+        data: &Sealed<'_>,
+        durable: bool,
+    ) -> Result<(), IoError> {
+        let data = data.bytes();
+        assert_eq!(data.len() as u64, range.bytes(), "a write is as long as its range");
+        let mut done = 0;
+        while done < data.len() {
+            let rest = &data[done..];
+            let entry = opcode::Write::new(types::Fixed(BACKING_FILE), rest.as_ptr(), length_of(rest))
+                .offset(self.offset + range.offset() + done as u64)
+                .rw_flags(if durable { libc::RWF_DSYNC } else { 0 })
+                .build();
+            // SAFETY: `rest` is borrowed until the answer; a queue runs its tasks to the end.
+            match unsafe { submit(entry) }.await? {
+                0 => return Err(IoError::ShortTransfer),
+                written => done += written as usize,
+            }
+        }
+        Ok(())
+    }
+
+    /// Brings everything written so far to stable storage.
+    pub(crate) async fn flush(&self) -> Result<(), IoError> {
+        let entry =
+            opcode::Fsync::new(types::Fixed(BACKING_FILE)).flags(types::FsyncFlags::DATASYNC).build();
+        // SAFETY: the entry names no memory.
+        unsafe { submit(entry) }.await.map(|_| ())
+    }
+
+    /// Tells the backing that the content of `range` is no longer needed. Kernels before 6.12 cannot do that to a
+    /// device on a ring: the caller then gets EOPNOTSUPP, which the block layer takes for "no discard here".
+    pub(crate) async fn discard(&self, range: SectorRange) -> Result<(), IoError> {
+        let offset = self.offset + range.offset();
+        let entry = if self.is_device {
+            // _IO(0x12, 0) of linux/blkdev.h; it takes the offset in `addr`, the length where `cmd` starts.
+            const BLOCK_URING_CMD_DISCARD: u32 = 0x12 << 8;
+            let mut length = [0; 16];
+            length[..8].copy_from_slice(&range.bytes().to_ne_bytes());
+            opcode::UringCmd16::new(types::Fixed(BACKING_FILE), BLOCK_URING_CMD_DISCARD)
+                .addr(Some(offset))
+                .cmd(length)
+                .build()
+        } else {
+            opcode::Fallocate::new(types::Fixed(BACKING_FILE), range.bytes())
+                .offset(offset)
+                .mode(libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE)
+                .build()
+        };
+        // SAFETY: the entry names no memory.
+        match unsafe { submit(entry) }.await {
+            Err(IoError::Backing(libc::EINVAL | libc::ENOTTY)) => Err(IoError::Unsupported),
+            other => other.map(|_| ()),
+        }
+    }
+}
+
+/// Opens past the page cache, or through it where the file system has no such thing.
+fn open_direct(path: &Path, read_only: bool) -> io::Result<(File, bool)> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(!read_only);
+    match options.custom_flags(libc::O_DIRECT | libc::O_CLOEXEC).open(path) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+            Ok((options.custom_flags(libc::O_CLOEXEC).open(path)?, false))
+        }
+        other => Ok((other?, true)),
+    }
+}
+
+fn set_buffered(file: &File) -> io::Result<()> {
+    // SAFETY: changes a status flag of our own descriptor.
+    match unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFL, 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+mod ioctl {
+    nix::ioctl_read!(size, 0x12, 114, u64); // BLKGETSIZE64
+    nix::ioctl_read_bad!(logical_block, 0x1268, libc::c_int); // BLKSSZGET
+    nix::ioctl_read_bad!(physical_block, 0x127b, libc::c_uint); // BLKPBSZGET
+}
+
+fn size_of(file: &File, is_device: bool) -> io::Result<u64> {
+    if !is_device {
+        return Ok(file.metadata()?.len());
+    }
+    let mut bytes = 0;
+    // SAFETY: the ioctl writes one u64, which is what it is given.
+    unsafe { ioctl::size(file.as_raw_fd(), &mut bytes) }?;
+    Ok(bytes)
+}
+
+/// Bytes of the unit that I/O past the page cache must be aligned to.
+fn io_block(file: &File, is_device: bool) -> io::Result<u32> {
+    if is_device {
+        let mut block = 0;
+        // SAFETY: the ioctl writes one int, which is what it is given.
+        unsafe { ioctl::logical_block(file.as_raw_fd(), &mut block) }?;
+        return Ok(block.unsigned_abs());
+    }
+    // SAFETY: all-zero is a valid `statx`.
+    let mut stat: libc::statx = unsafe { std::mem::zeroed() };
+    // SAFETY: the path is an empty constant string, and `stat` is writable.
+    let failed = unsafe {
+        libc::statx(file.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH, libc::STATX_DIOALIGN, &mut stat)
+    };
+    if failed == 0 && stat.stx_mask & libc::STATX_DIOALIGN != 0 && stat.stx_dio_offset_align != 0 {
+        return Ok(stat.stx_dio_offset_align);
+    }
+    // Kernels before 6.1 do not tell; every disk takes 4096, and smaller sectors then go through the page cache.
+    Ok(4096)
+}
+
+fn physical_block(file: &File, is_device: bool) -> io::Result<u32> {
+    if !is_device {
+        return Ok(4096);
+    }
+    let mut block = 0;
+    // SAFETY: the ioctl writes one unsigned int, which is what it is given.
+    unsafe { ioctl::physical_block(file.as_raw_fd(), &mut block) }?;
+    Ok(block)
+}
+
+/// A tag's buffer is addressed by `usize`, and ranges with data are no longer than it.
+fn usize_of(bytes: u64) -> usize {
+    bytes as usize
+}
+
+fn length_of(data: &[u8]) -> u32 {
+    // The kernel moves less than 2 GiB at once; what is left is moved by the next turn of the caller's loop.
+    data.len().min(1 << 30) as u32
+}
