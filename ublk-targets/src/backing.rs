@@ -179,8 +179,7 @@ impl Backing {
 
     /// Brings everything written so far to stable storage.
     pub(crate) async fn flush(&self) -> Result<(), IoError> {
-        let entry =
-            opcode::Fsync::new(types::Fixed(BACKING_FILE)).flags(types::FsyncFlags::DATASYNC).build();
+        let entry = opcode::Fsync::new(types::Fixed(BACKING_FILE)).flags(types::FsyncFlags::DATASYNC).build();
         // SAFETY: the entry names no memory.
         unsafe { submit(entry) }.await.map(|_| ())
     }

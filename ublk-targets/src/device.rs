@@ -91,7 +91,11 @@ impl Layout {
             return fail("the queue depth", self.depth.into(), "1 to 1024");
         }
         if !self.max_io.is_power_of_two() || !(4096..=4 << 20).contains(&self.max_io) {
-            return fail("the largest request", self.max_io.into(), "a power of two from 4096 to 4194304 bytes");
+            return fail(
+                "the largest request",
+                self.max_io.into(),
+                "a power of two from 4096 to 4194304 bytes",
+            );
         }
         Ok(())
     }
@@ -214,7 +218,8 @@ pub fn is_orphan(id: u32) -> Result<bool, DeviceError> {
     let control = open_simple(id)?;
     control.read_dev_info().map_err(driver("look at"))?;
     let info = control.dev_info();
-    Ok(u32::from(info.state) != sys::UBLK_S_DEV_LIVE || !Path::new(&format!("/proc/{}", info.ublksrv_pid)).exists())
+    Ok(u32::from(info.state) != sys::UBLK_S_DEV_LIVE
+        || !Path::new(&format!("/proc/{}", info.ublksrv_pid)).exists())
 }
 
 fn queue_stats(queues: u16) -> Arc<[QueueStats]> {

@@ -1,6 +1,8 @@
 //! The targets as a device drives them, without a device: random requests against a model of a disk, and the
 //! backing's bytes against xts-mode.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -18,8 +20,8 @@ use ublk_targets::secret::{DEK_LEN, Dek, Secret};
 use ublk_targets::target::{Crypt, Null, Plain, Target};
 use xts_mode::Xts128;
 
-const DISK: usize = 1 << 20;
-const BUFFER: usize = 64 << 10;
+const DISK: usize = 256 << 10;
+const BUFFER: usize = 32 << 10;
 const OFFSET: u64 = 8192;
 
 const READ: u32 = 0;
@@ -40,8 +42,7 @@ fn dek() -> Dek {
 }
 
 fn backing(path: &Path, sector_size: SectorSize) -> Backing {
-    let options =
-        BackingOptions { offset: OFFSET, length: Some(DISK as u64), sector_size, read_only: false };
+    let options = BackingOptions { offset: OFFSET, length: Some(DISK as u64), sector_size, read_only: false };
     Backing::open(path, &options).unwrap()
 }
 
@@ -88,8 +89,9 @@ impl Source for Script<'_> {
         let step = self.steps.get(self.at.get())?;
         self.at.set(self.at.get() + 1);
         buffer.fill(0xee);
-        if step.raw.op_flags & 0xff == WRITE && extent(step.raw).len() <= buffer.len() {
-            fill(&mut buffer[..extent(step.raw).len()], step.pattern, step.raw.first);
+        let bytes = step.raw.count as usize * 512;
+        if step.raw.op_flags & 0xff == WRITE && bytes <= buffer.len() {
+            fill(&mut buffer[..bytes], step.pattern, step.raw.first);
         }
         Some(step.raw)
     }
@@ -100,6 +102,9 @@ impl Source for Script<'_> {
             return;
         }
         let mut model = self.model.borrow_mut();
+        if raw.op_flags & 0xff == FLUSH {
+            return;
+        }
         let range = extent(raw);
         match raw.op_flags & 0xff {
             READ => assert!(buffer[..range.len()] == model[range.clone()], "read of {raw:?}"),
@@ -115,10 +120,8 @@ fn decrypted(file: &File, sector_size: SectorSize) -> Vec<u8> {
     let mut data = vec![0; DISK];
     file.read_exact_at(&mut data, OFFSET).unwrap();
     let key = key();
-    let xts = Xts128::new(
-        Aes256::new(key[..32].try_into().unwrap()),
-        Aes256::new(key[32..].try_into().unwrap()),
-    );
+    let xts =
+        Xts128::new(Aes256::new(key[..32].try_into().unwrap()), Aes256::new(key[32..].try_into().unwrap()));
     for (index, sector) in data.chunks_mut(sector_size.bytes()).enumerate() {
         let tweak = u128::from(index as u64 * sector_size.lbas()).to_le_bytes();
         xts.decrypt_sector(sector, tweak.into());
@@ -156,7 +159,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(77)
     ];
     let first = prop_oneof![8 => (0..lbas / 8).prop_map(|s| s * 8), 2 => 0..lbas + 16, 1 => Just(u64::MAX)];
-    let count = prop_oneof![8 => (1..=16u32).prop_map(|s| s * 8), 2 => 1..300u32];
+    let count = prop_oneof![8 => (1..=9u32).prop_map(|s| s * 8), 2 => 1..300u32];
     (op, first, count, any::<u8>()).prop_map(|(op_flags, first, count, pattern)| Step {
         raw: Descriptor { op_flags, count, first },
         pattern,
@@ -256,8 +259,7 @@ fn a_backing_that_was_cut_short_gives_eio() {
 fn the_errno_of_the_backing_comes_up() {
     let file = disk();
     let path = file.path();
-    let options =
-        BackingOptions { offset: 0, length: None, sector_size: SectorSize::S4096, read_only: true };
+    let options = BackingOptions { offset: 0, length: None, sector_size: SectorSize::S4096, read_only: true };
     // Opened for reading, but not said so to the target: the kernel's own refusal must come through.
     let target = Plain::new(Backing::open(path, &options).unwrap(), SectorSize::S4096, false, false);
     assert_eq!(results(&target, &[(WRITE, 0, 8)]), [-libc::EBADF]);
