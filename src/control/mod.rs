@@ -1,1 +1,40 @@
-//! control
+//! What the command line, the daemon and its workers say to each other.
+//!
+//! [Varlink](https://varlink.org) over Unix sockets: a JSON object and a NUL byte a message. The daemon serves
+//! `io.blkseal.Daemon`, each worker `io.blkseal.Worker`; both describe themselves (`org.varlink.service`).
+//!
+//! No key byte and no passphrase is ever part of a message. They travel as descriptors of secret memory
+//! (`SCM_RIGHTS`) beside it, and a message names them by their place in that list ([`SecretFd`]).
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `client` | a blocking connection that makes typed calls |
+//! | `service` | the other side: a thread a connection, each call parsed and handed to a [`Service`] |
+//! | `messages` | the methods of `io.blkseal.Daemon` and what is in them |
+//! | `worker` | the methods of `io.blkseal.Worker` |
+//! | `failure` | the one error that crosses a socket: kind, message, hint, exit code |
+//! | `name` | names that are safe in paths |
+//! | `socket` | messages of bounded size, and descriptors, on a blocking Unix socket |
+
+mod client;
+mod failure;
+mod interface;
+mod messages;
+mod name;
+mod service;
+mod socket;
+pub mod worker;
+
+pub use client::Client;
+pub use failure::{Failure, FailureKind};
+pub use interface::{Interface, Method, Nothing};
+pub use messages::*;
+pub use name::{Name, NameError};
+pub use service::{Peer, Service, bind, serve, serve_connection};
+pub use socket::{MAX_CALL, MAX_DESCRIPTORS, MAX_REPLY, Secrets};
+
+/// Where the daemon listens unless told otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/blkseal/daemon.sock";
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,403 @@
+//! The methods of `io.blkseal.Daemon`; `io.blkseal.Daemon.varlink` says the same in Varlink's own language.
+//!
+//! Sizes are in bytes. Paths are absolute. A volume is named by its name, its UUID or the path of its backing.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::Name;
+use super::interface::{Nothing, interface};
+
+/// The place of a descriptor of secret memory among those that travel with a call, counted from 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SecretFd(pub u32);
+
+interface! {
+    /// The calls that a daemon answers.
+    DaemonCalls: "io.blkseal.Daemon", "io.blkseal.Daemon.varlink", {
+        Ping -> Nothing,
+        GetVersion -> Version,
+        ProviderAdd -> Provider,
+        ProviderList -> Providers,
+        ProviderRemove -> Nothing,
+        ProviderSetDefault -> Nothing,
+        ProviderUnlock -> Provider,
+        ProviderLock -> Provider,
+        Create -> Volume,
+        Open -> Volume,
+        OpenTarget -> Volume,
+        Close -> Nothing,
+        List -> Volumes,
+        Status -> Volume,
+        RecoveryAdd -> RecoveryAdded,
+        RecoveryRemove -> RecoveryRemoved,
+    }
+}
+
+/// Answers as soon as the daemon serves calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ping {}
+
+/// Asks which daemon this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GetVersion {}
+
+/// Which daemon this is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Version {
+    /// The version of blkseal.
+    pub version: String,
+    /// The daemon's process id.
+    pub pid: u32,
+    /// Whether the kernel has the ublk driver.
+    pub ublk: bool,
+}
+
+/// The kinds of key provider.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProviderKind {
+    /// A file on this host, sealed by a passphrase or a key file.
+    Native,
+}
+
+/// What seals a native provider.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SealKind {
+    /// A passphrase, stretched by Argon2id.
+    Passphrase,
+    /// The content of a key file.
+    KeyFile,
+}
+
+/// Makes a key provider with one new KEK and unlocks it. The first one becomes the default.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProviderAdd {
+    /// What it is to be called.
+    pub name: Name,
+    /// Where its KEKs are to come from.
+    pub kind: ProviderKind,
+    /// What is to seal it.
+    pub seal: SealKind,
+    /// The passphrase, or the content of the key file.
+    pub secret: SecretFd,
+    /// Whether it becomes the default.
+    #[serde(default)]
+    pub make_default: bool,
+}
+
+/// Asks for every provider.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProviderList {}
+
+/// Every provider, by name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Providers {
+    /// The providers.
+    pub providers: Vec<Provider>,
+}
+
+/// A key provider as it is now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Provider {
+    /// Its name.
+    pub name: Name,
+    /// Where its KEKs come from.
+    pub kind: ProviderKind,
+    /// What seals it.
+    pub seal: SealKind,
+    /// Whether `create` uses it unless told otherwise.
+    pub is_default: bool,
+    /// Whether its KEKs are not in the daemon's memory.
+    pub locked: bool,
+    /// The KEK that wraps new DEKs, where that is known.
+    pub kek_id: Option<String>,
+    /// How many known volumes need it.
+    pub volumes: u32,
+}
+
+/// Removes a provider and destroys its keys. Refused while a known volume needs it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProviderRemove {
+    /// Which one.
+    pub name: Name,
+}
+
+/// Makes a provider the one that `create` uses unless told otherwise.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProviderSetDefault {
+    /// Which one.
+    pub name: Name,
+}
+
+/// Takes a provider's KEKs into the daemon's locked memory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProviderUnlock {
+    /// Which one.
+    pub name: Name,
+    /// The passphrase, or the content of the key file.
+    pub secret: SecretFd,
+}
+
+/// Wipes a provider's KEKs from the daemon's memory. Live volumes do not notice.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProviderLock {
+    /// Which one.
+    pub name: Name,
+}
+
+/// Makes an encrypted volume of a block device or file. What the backing holds is lost.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Create {
+    /// What the volume is to be called.
+    pub name: Name,
+    /// The block device or file.
+    pub backing: PathBuf,
+    /// A file for the header, to be made; none puts the header before the data.
+    pub header: Option<PathBuf>,
+    /// 4096 (the default) or 512.
+    pub sector_size: Option<u32>,
+    /// Whose KEK wraps the DEK; none takes the default provider.
+    pub provider: Option<Name>,
+    /// Whether a file system or another header on the backing may be overwritten.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// How a device is to be laid out. What is left out gets a default that fits the machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeviceOptions {
+    /// Hardware queues, each with a thread of its own.
+    pub queues: Option<u16>,
+    /// Requests in flight a queue.
+    pub depth: Option<u16>,
+    /// Longest request, a multiple of the page size.
+    pub max_io_bytes: Option<u32>,
+    /// Whether discards reach the backing. They tell whoever sees it which sectors are unused.
+    #[serde(default)]
+    pub allow_discards: bool,
+    /// Whether writes are refused.
+    #[serde(default)]
+    pub read_only: bool,
+    /// The cipher's implementation, for studies; none picks the fastest for this CPU.
+    pub cpu_path: Option<String>,
+}
+
+/// Starts a volume's device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Open {
+    /// Name, UUID or path of the backing.
+    pub volume: String,
+    /// What to call a volume that this host does not know yet.
+    pub name: Option<Name>,
+    /// The header's file, for a volume that this host does not know yet.
+    pub header: Option<PathBuf>,
+    /// How the device is laid out.
+    #[serde(default)]
+    pub options: DeviceOptions,
+}
+
+/// What a device does with its sectors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TargetKind {
+    /// Nothing: the cost of ublk itself.
+    Null,
+    /// Passes them to the backing as they are: the cost of all but encryption.
+    Plain,
+    /// Encrypts them.
+    Crypt,
+}
+
+/// Starts a device without encryption, for studies.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OpenTarget {
+    /// What the device is to be called until it is closed.
+    pub name: Name,
+    /// `null` or `plain`.
+    pub target: TargetKind,
+    /// The backing of a `plain` device.
+    pub backing: Option<PathBuf>,
+    /// The size of a `null` device.
+    pub size: Option<u64>,
+    /// 4096 (the default) or 512.
+    pub sector_size: Option<u32>,
+    /// How the device is laid out.
+    #[serde(default)]
+    pub options: DeviceOptions,
+}
+
+/// Stops a volume's device and wipes its DEK.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Close {
+    /// Name, UUID or path of the backing.
+    pub volume: String,
+}
+
+/// Asks for every known volume and every open device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct List {}
+
+/// Every known volume, by name.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Volumes {
+    /// The volumes.
+    pub volumes: Vec<Volume>,
+}
+
+/// Asks for one volume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Status {
+    /// Name, UUID or path of the backing.
+    pub volume: String,
+}
+
+/// Where a volume is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VolumeState {
+    /// No device, and its KEK is not to be had now.
+    Locked,
+    /// No device, and its KEK is at hand.
+    Unlocked,
+    /// Its device serves.
+    Live,
+    /// Its device is there and keeps its requests waiting, for no worker serves it now.
+    Quiesced,
+}
+
+/// A volume as it is now.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Volume {
+    /// Its name on this host.
+    pub name: Name,
+    /// The UUID in its header; none for a device without encryption.
+    pub uuid: Option<Uuid>,
+    /// What its device does with sectors.
+    pub target: TargetKind,
+    /// The block device or file below; none for `null`.
+    pub backing: Option<PathBuf>,
+    /// The file that holds the header; none where the header lies before the data.
+    pub header: Option<PathBuf>,
+    /// Where it is in its life.
+    pub state: VolumeState,
+    /// What keeps it from opening, where something does.
+    pub problem: Option<String>,
+    /// Bytes that its user sees.
+    pub size: Option<u64>,
+    /// Bytes of a sector.
+    pub sector_size: Option<u32>,
+    /// The cipher as dm-crypt names it, `aes-xts-plain64`.
+    pub cipher: Option<String>,
+    /// Bits of the DEK.
+    pub key_bits: Option<u32>,
+    /// The provider of its KEK.
+    pub provider: Option<String>,
+    /// The KEK that wraps its DEK.
+    pub kek_id: Option<String>,
+    /// The keyslots that hold recovery passphrases.
+    pub recovery_keyslots: Vec<u32>,
+    /// Its device, while there is one.
+    pub device: Option<Device>,
+}
+
+/// A volume's device.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Device {
+    /// The device node, `/dev/ublkbN`.
+    pub node: PathBuf,
+    /// The stable name that leads to it.
+    pub link: PathBuf,
+    /// The worker's process id.
+    pub pid: u32,
+    /// The cipher's implementation.
+    pub cpu_path: Option<String>,
+    /// How the worker's keys are locked: `memfd_secret` or `mlock`.
+    pub key_memory: Option<String>,
+    /// Hardware queues.
+    pub queues: u16,
+    /// Requests in flight a queue.
+    pub depth: u16,
+    /// Longest request.
+    pub max_io_bytes: u32,
+    /// Whether discards reach the backing.
+    pub discards: bool,
+    /// Whether writes are refused.
+    pub read_only: bool,
+    /// What it has done since its worker started; none while the worker does not answer.
+    pub counters: Option<Counters>,
+}
+
+/// What a device has done, over all its queues.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counters {
+    /// Reads completed.
+    pub reads: u64,
+    /// Bytes read.
+    pub read_bytes: u64,
+    /// Writes completed.
+    pub writes: u64,
+    /// Bytes written.
+    pub written_bytes: u64,
+    /// Flushes completed.
+    pub flushes: u64,
+    /// Discards completed.
+    pub discards: u64,
+    /// Write-zeroes requests completed.
+    pub write_zeroes: u64,
+    /// Requests that failed.
+    pub errors: u64,
+}
+
+/// Adds a passphrase keyslot, with which stock cryptsetup opens the volume without blkseal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RecoveryAdd {
+    /// Name, UUID or path of the backing.
+    pub volume: String,
+    /// The passphrase.
+    pub secret: SecretFd,
+}
+
+/// Where a recovery passphrase was put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecoveryAdded {
+    /// The keyslot.
+    pub keyslot: u32,
+}
+
+/// Removes one recovery passphrase, or all.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RecoveryRemove {
+    /// Name, UUID or path of the backing.
+    pub volume: String,
+    /// The keyslot; none means all.
+    pub keyslot: Option<u32>,
+}
+
+/// Which keyslots were removed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecoveryRemoved {
+    /// The keyslots.
+    pub keyslots: Vec<u32>,
+}

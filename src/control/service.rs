@@ -1,0 +1,218 @@
+//! The answering side: a thread a connection.
+
+use std::fs::Permissions;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::socket::{Channel, ChannelError, Secrets};
+use super::{Failure, FailureKind, Interface};
+
+/// Most connections at a time; further ones are closed at once.
+const MAX_CONNECTIONS: usize = 64;
+/// How long a peer may take to accept an answer.
+const WRITE_LIMIT: Duration = Duration::from_secs(10);
+const SERVICE: &str = "org.varlink.service";
+
+/// Who is at the other end, as the kernel says (`SO_PEERCRED`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// The effective user of the process that connected.
+    pub uid: u32,
+    /// Its effective group.
+    pub gid: u32,
+    /// Its process id at that time.
+    pub pid: i32,
+}
+
+impl Peer {
+    /// The peer of `stream`.
+    pub fn of(stream: &UnixStream) -> io::Result<Self> {
+        let credentials = getsockopt(stream, PeerCredentials)?;
+        Ok(Self { uid: credentials.uid(), gid: credentials.gid(), pid: credentials.pid() })
+    }
+}
+
+/// What answers the calls of one interface.
+pub trait Service: Send + Sync + 'static {
+    /// The calls it answers.
+    type Calls: Interface;
+
+    /// Answers one call. The reply is made by [`super::Method::Reply`]'s serialisation.
+    fn answer(&self, peer: Peer, call: Self::Calls, secrets: Secrets) -> Result<Value, Failure>;
+}
+
+/// Listens at `path`, for the owner and group of the process only. A socket that nobody answers is replaced; where
+/// somebody answers, fails with `AddrInUse`.
+pub fn bind(path: &Path) -> io::Result<UnixListener> {
+    match UnixStream::connect(path) {
+        Ok(_) => return Err(io::ErrorKind::AddrInUse.into()),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path)?,
+        Err(_) => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, Permissions::from_mode(0o660))?;
+    Ok(listener)
+}
+
+/// Accepts connections and serves each in a thread of its own, for ever.
+pub fn serve<S: Service>(service: &Arc<S>, listener: &UnixListener) {
+    let open = Arc::new(AtomicUsize::new(0));
+    loop {
+        let stream = match listener.accept() {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                log::warn!("cannot accept a connection: {error}");
+                std::thread::sleep(Duration::from_millis(100)); // out of descriptors: do not spin
+                continue;
+            }
+        };
+        let place = Place::take(&open);
+        let Some(place) = place else {
+            log::warn!("{MAX_CONNECTIONS} connections are open: refused another");
+            continue;
+        };
+        let service = Arc::clone(service);
+        let spawned = std::thread::Builder::new().name("control".into()).spawn(move || {
+            let _place = place;
+            serve_connection(&*service, stream);
+        });
+        if let Err(error) = spawned {
+            log::warn!("cannot start a thread for a connection: {error}");
+        }
+    }
+}
+
+/// One of [`MAX_CONNECTIONS`] places, given back when dropped.
+struct Place(Arc<AtomicUsize>);
+
+impl Place {
+    fn take(open: &Arc<AtomicUsize>) -> Option<Self> {
+        let place = Self(Arc::clone(open));
+        (open.fetch_add(1, Ordering::Relaxed) < MAX_CONNECTIONS).then_some(place)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Answers the calls that come over `stream` until the peer closes it or breaks the protocol.
+pub fn serve_connection<S: Service>(service: &S, stream: UnixStream) {
+    let peer = match Peer::of(&stream).and_then(|peer| {
+        stream.set_write_timeout(Some(WRITE_LIMIT))?;
+        Ok(peer)
+    }) {
+        Ok(peer) => peer,
+        Err(error) => return log::warn!("cannot tell who connected: {error}"),
+    };
+    let mut channel = Channel::answerer(stream);
+    loop {
+        let outcome = match channel.receive::<Incoming>() {
+            Ok(None) => return,
+            Ok(Some((call, fds))) => answer_one(service, peer, &mut channel, call, Secrets::new(fds)),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = outcome {
+            let failure = Failure::from_error(FailureKind::Protocol, &error);
+            return log::info!("closed the connection of process {}: {failure}", peer.pid);
+        }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+struct Incoming {
+    method: String,
+    parameters: Option<Value>,
+    #[serde(default)]
+    oneway: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Reply {
+    parameters: Value,
+}
+
+#[derive(Debug, Serialize)]
+struct Refusal {
+    error: String,
+    parameters: Value,
+}
+
+fn answer_one<S: Service>(
+    service: &S,
+    peer: Peer,
+    channel: &mut Channel,
+    call: Incoming,
+    secrets: Secrets,
+) -> Result<(), ChannelError> {
+    let Incoming { method, parameters, oneway } = call;
+    let parameters = parameters.unwrap_or_else(|| json!({}));
+    let answer = match method.strip_prefix(SERVICE).and_then(|rest| rest.strip_prefix('.')) {
+        Some(name) => introspect::<S::Calls>(name, &parameters),
+        None => parse::<S::Calls>(&method, parameters).and_then(|call| {
+            service.answer(peer, call, secrets).map_err(|failure| refuse::<S::Calls>(&failure))
+        }),
+    };
+    match answer {
+        _ if oneway => Ok(()),
+        Ok(parameters) => channel.send(&Reply { parameters }, &[]),
+        Err(refusal) => channel.send(&refusal, &[]),
+    }
+}
+
+fn parse<I: Interface>(method: &str, parameters: Value) -> Result<I, Refusal> {
+    match I::parse(method, parameters) {
+        Some(Ok(call)) => Ok(call),
+        Some(Err(error)) => Err(refuse::<I>(&Failure::new(
+            FailureKind::InvalidArgument,
+            format!("the parameters of {method} are wrong: {error}"),
+        ))),
+        None if method.rsplit_once('.').is_some_and(|(interface, _)| interface == I::NAME) => {
+            Err(service_error("MethodNotFound", json!({ "method": method })))
+        }
+        None => {
+            let interface = method.rsplit_once('.').map_or(method, |(interface, _)| interface);
+            Err(service_error("InterfaceNotFound", json!({ "interface": interface })))
+        }
+    }
+}
+
+fn refuse<I: Interface>(failure: &Failure) -> Refusal {
+    let error = format!("{}.{:?}", I::NAME, failure.kind);
+    Refusal { error, parameters: json!({ "message": failure.message, "hint": failure.hint }) }
+}
+
+fn service_error(name: &str, parameters: Value) -> Refusal {
+    Refusal { error: format!("{SERVICE}.{name}"), parameters }
+}
+
+/// The methods of `org.varlink.service`, which tell what this service is.
+fn introspect<I: Interface>(method: &str, parameters: &Value) -> Result<Value, Refusal> {
+    match method {
+        "GetInfo" => Ok(json!({
+            "vendor": "blkseal",
+            "product": "blkseal",
+            "version": env!("CARGO_PKG_VERSION"),
+            "url": "",
+            "interfaces": [SERVICE, I::NAME],
+        })),
+        "GetInterfaceDescription" => match parameters["interface"].as_str() {
+            Some(name) if name == I::NAME => Ok(json!({ "description": I::DESCRIPTION })),
+            Some(SERVICE) => Ok(json!({ "description": include_str!("org.varlink.service.varlink") })),
+            Some(name) => Err(service_error("InterfaceNotFound", json!({ "interface": name }))),
+            None => Err(service_error("InvalidParameter", json!({ "parameter": "interface" }))),
+        },
+        _ => Err(service_error("MethodNotFound", json!({ "method": format!("{SERVICE}.{method}") }))),
+    }
+}

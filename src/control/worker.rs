@@ -1,0 +1,101 @@
+//! The methods of `io.blkseal.Worker`; `io.blkseal.Worker.varlink` says the same in Varlink's own language.
+//!
+//! The daemon calls [`Serve`] once, over the socket pair that is a new worker's standard input. From then on the
+//! worker listens on a socket of its own, where any daemon that comes later finds it.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::interface::{Nothing, interface};
+use super::{Counters, Name, SecretFd, TargetKind};
+
+interface! {
+    /// The calls that a worker answers.
+    WorkerCalls: "io.blkseal.Worker", "io.blkseal.Worker.varlink", {
+        Serve -> Report,
+        GetReport -> Report,
+        Stop -> Nothing,
+    }
+}
+
+/// Starts the device. Answered when it serves.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Serve {
+    /// What to serve.
+    pub job: Job,
+    /// The ublk device to take over from a worker that died.
+    pub recover: Option<u32>,
+    /// The DEK, where the target encrypts.
+    pub dek: Option<SecretFd>,
+}
+
+/// Everything that a worker is told but the DEK.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Job {
+    /// The volume's name.
+    pub name: Name,
+    /// The volume's UUID; none for a device without encryption.
+    pub uuid: Option<Uuid>,
+    /// What to do with sectors.
+    pub target: TargetKind,
+    /// The block device or file; none for `null`.
+    pub backing: Option<PathBuf>,
+    /// The detached header, for reports only: the worker does not open it.
+    pub header: Option<PathBuf>,
+    /// Where the data begins in the backing.
+    pub data_offset: u64,
+    /// Bytes that the device's user sees.
+    pub size: u64,
+    /// Bytes of a sector, 512 or 4096.
+    pub sector_size: u32,
+    /// Hardware queues.
+    pub queues: u16,
+    /// Requests in flight a queue.
+    pub depth: u16,
+    /// Longest request.
+    pub max_io_bytes: u32,
+    /// Whether discards reach the backing.
+    pub discards: bool,
+    /// Whether writes are refused.
+    pub read_only: bool,
+    /// The cipher's implementation; none picks the fastest for this CPU.
+    pub cpu_path: Option<String>,
+    /// The provider of the KEK, for reports only.
+    pub provider: Option<String>,
+    /// The KEK that wraps the DEK, for reports only.
+    pub kek_id: Option<String>,
+    /// The socket on which the worker is to listen.
+    pub socket: PathBuf,
+}
+
+/// Asks a worker what it serves and has done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GetReport {}
+
+/// What a worker serves and has done.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// What it was told.
+    pub job: Job,
+    /// Its process id.
+    pub pid: u32,
+    /// The number of its ublk device.
+    pub device_id: u32,
+    /// The device node.
+    pub node: PathBuf,
+    /// The cipher's implementation, where it encrypts.
+    pub cpu_path: Option<String>,
+    /// How its keys are locked, where it has any.
+    pub key_memory: Option<String>,
+    /// What it has done.
+    pub counters: Counters,
+}
+
+/// Stops the device, deletes it, and ends the worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stop {}
