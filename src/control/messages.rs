@@ -66,17 +66,7 @@ pub enum ProviderKind {
     Native,
 }
 
-/// What seals a native provider.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SealKind {
-    /// A passphrase, stretched by Argon2id.
-    Passphrase,
-    /// The content of a key file.
-    KeyFile,
-}
-
-/// Makes a key provider with one new KEK and unlocks it. The first one becomes the default.
+/// Adds a key provider and unlocks it; a new one gets a KEK. The first one becomes the default.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ProviderAdd {
@@ -84,9 +74,10 @@ pub struct ProviderAdd {
     pub name: Name,
     /// Where its KEKs are to come from.
     pub kind: ProviderKind,
-    /// What is to seal it.
-    pub seal: SealKind,
-    /// The passphrase, or the content of the key file.
+    /// The file that holds a native provider's KEKs, made where it is missing; none takes one in the daemon's
+    /// configuration directory.
+    pub file: Option<PathBuf>,
+    /// The passphrase, or the content of the key file, that seals a native provider.
     pub secret: SecretFd,
     /// Whether it becomes the default.
     #[serde(default)]
@@ -105,6 +96,18 @@ pub struct Providers {
     pub providers: Vec<Provider>,
 }
 
+/// Whether a provider gives out KEKs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Availability {
+    /// It does.
+    Ready,
+    /// It needs its passphrase or key file first.
+    Locked,
+    /// It cannot be reached, or its file cannot be read.
+    Unavailable,
+}
+
 /// A key provider as it is now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Provider {
@@ -112,19 +115,19 @@ pub struct Provider {
     pub name: Name,
     /// Where its KEKs come from.
     pub kind: ProviderKind,
-    /// What seals it.
-    pub seal: SealKind,
     /// Whether `create` uses it unless told otherwise.
     pub is_default: bool,
-    /// Whether its KEKs are not in the daemon's memory.
-    pub locked: bool,
+    /// Whether it gives out KEKs now.
+    pub availability: Availability,
+    /// The file that holds a native provider's KEKs.
+    pub file: Option<PathBuf>,
     /// The KEK that wraps new DEKs, where that is known.
     pub kek_id: Option<String>,
     /// How many known volumes need it.
     pub volumes: u32,
 }
 
-/// Removes a provider and destroys its keys. Refused while a known volume needs it.
+/// Forgets a provider. Its key file stays. Refused while a known volume needs it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ProviderRemove {
@@ -300,8 +303,10 @@ pub struct Volume {
     pub header: Option<PathBuf>,
     /// Where it is in its life.
     pub state: VolumeState,
-    /// What keeps it from opening, where something does.
+    /// What keeps it from opening or serving, where something does.
     pub problem: Option<String>,
+    /// What its user should know: a copy of the header that was repaired just now, for example.
+    pub notice: Option<String>,
     /// Bytes that its user sees.
     pub size: Option<u64>,
     /// Bytes of a sector.

@@ -1,14 +1,15 @@
 //! The methods of `io.blkseal.Worker`; `io.blkseal.Worker.varlink` says the same in Varlink's own language.
 //!
 //! The daemon calls [`Serve`] once, over the socket pair that is a new worker's standard input. From then on the
-//! worker listens on a socket of its own, where any daemon that comes later finds it.
+//! worker listens on a socket of its own, where any daemon that comes later finds it. To end it, a daemon stops its
+//! device.
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::interface::{Nothing, interface};
+use super::interface::interface;
 use super::{Counters, Name, SecretFd, TargetKind};
 
 interface! {
@@ -16,7 +17,6 @@ interface! {
     WorkerCalls: "io.blkseal.Worker", "io.blkseal.Worker.varlink", {
         Serve -> Report,
         GetReport -> Report,
-        Stop -> Nothing,
     }
 }
 
@@ -94,8 +94,3 @@ pub struct Report {
     /// What it has done.
     pub counters: Counters,
 }
-
-/// Stops the device, deletes it, and ends the worker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Stop {}

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 use zlink::idl::{Field, Interface as Idl, Parameter, Type};
 
-use crate::control::worker::{GetReport, Serve, Stop, WorkerCalls};
+use crate::control::worker::{GetReport, Serve, WorkerCalls};
 use crate::control::{
     Close, Create, DaemonCalls, FailureKind, GetVersion, Interface, List, Method, Open, OpenTarget, Ping,
     ProviderAdd, ProviderList, ProviderLock, ProviderRemove, ProviderSetDefault, ProviderUnlock, RecoveryAdd,
@@ -106,5 +106,5 @@ fn the_daemons_description_is_what_its_types_are() {
 #[test]
 fn the_workers_description_is_what_its_types_are() {
     type I = WorkerCalls;
-    check_interface::<I>(&[check::<I, Serve>(), check::<I, GetReport>(), check::<I, Stop>()]);
+    check_interface::<I>(&[check::<I, Serve>(), check::<I, GetReport>()]);
 }
