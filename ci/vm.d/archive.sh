@@ -21,16 +21,17 @@ archive_uri() {
       return
     fi
   done < <(machine_suites)
-  die $EX_UNAVAILABLE "this machine's apt sources name no archive whose address ends in /$1; kernel and QEMU come" \
+  die "$EX_UNAVAILABLE" "this machine's apt sources name no archive whose address ends in /$1; kernel and QEMU come" \
     "from there. Add the usual Debian line for it (man sources.list), or prepare the cache ($CACHE) elsewhere and copy it."
 }
 
 machine_codename() {
   local codename
+  # shellcheck source=/dev/null
   codename=$(. /etc/os-release && printf '%s' "${VERSION_CODENAME:-}")
   case $codename in
     bookworm | trixie) printf '%s\n' "$codename" ;;
-    *) die $EX_UNAVAILABLE "known to work on Debian 12 (bookworm) and 13 (trixie); this is ${codename:-something else}" ;;
+    *) die "$EX_UNAVAILABLE" "known to work on Debian 12 (bookworm) and 13 (trixie); this is ${codename:-something else}" ;;
   esac
 }
 
@@ -87,7 +88,7 @@ update_archive() {
   local name=$1 log=$CACHE/apt/$1/update.log
   if ! apt-get -c "$CACHE/apt/$name/apt.conf" -o APT::Update::Error-Mode=any update >"$log" 2>&1; then
     sed 's/^/  /' "$log" | tail -n 20 >&2
-    die $EX_UNAVAILABLE "cannot get the package lists (above, and in $log)"
+    die "$EX_UNAVAILABLE" "cannot get the package lists (above, and in $log)"
   fi
 }
 
@@ -111,7 +112,7 @@ keyring_for() {
 prepare_machine_archive() {
   local codename
   codename=$(machine_codename) || exit
-  [[ -e $DEBIAN_KEYRING ]] || die $EX_UNAVAILABLE "$DEBIAN_KEYRING is missing: apt-get install debian-archive-keyring"
+  [[ -e $DEBIAN_KEYRING ]] || die "$EX_UNAVAILABLE" "$DEBIAN_KEYRING is missing: apt-get install debian-archive-keyring"
   make_archive machine "$DEBIAN_KEYRING" <<EOF
 debian $codename
 debian $codename-updates
@@ -153,7 +154,7 @@ download_and_unpack() {
   if ! (cd "$dir" && apt-get -c "$CACHE/apt/$archive/apt.conf" download "$@") >"$dir/log" 2>&1; then
     tail -n 20 "$dir/log" >&2
     rm -rf "$dir"
-    die $EX_UNAVAILABLE "cannot download $*"
+    die "$EX_UNAVAILABLE" "cannot download $*"
   fi
   unpack_debs "$final" "$dir"/*.deb
   rm -rf "$dir"
@@ -167,7 +168,7 @@ download_missing() {
   rm -f "$debs"/*.deb
   if ! apt-get -c "$CACHE/apt/machine/apt.conf" install --download-only --no-remove "$@" >"$debs/log" 2>&1; then
     tail -n 20 "$debs/log" >&2
-    die $EX_UNAVAILABLE "cannot download $*"
+    die "$EX_UNAVAILABLE" "cannot download $*"
   fi
   shopt -s nullglob
   unpack_debs "$final" "$debs"/*.deb

@@ -1,5 +1,6 @@
 # shellcheck shell=bash
 # What every part of ci/vm shares: messages, exit codes, the cache and its locks.
+# shellcheck disable=SC2034 # the other parts use them
 
 # As sysexits(3) has them, so that a caller can tell "you asked wrongly" and "this machine lacks something"
 # from what the command in the guest said.
@@ -25,7 +26,7 @@ CACHE=${BLKSEAL_CACHE:-${XDG_CACHE_HOME:-${HOME:?HOME is not set: set it, or BLK
 
 open_cache() {
   mkdir -p "$CACHE/locks" "$CACHE/logs" 2>/dev/null ||
-    die $EX_UNAVAILABLE "cannot write to $CACHE: set BLKSEAL_CACHE to a directory that can be written"
+    die "$EX_UNAVAILABLE" "cannot write to $CACHE: set BLKSEAL_CACHE to a directory that can be written"
   CACHE=$(cd "$CACHE" && pwd)
 }
 
@@ -54,5 +55,5 @@ remove_leftovers() { rm -rf "$1".tmp.* "$1".old.*; }
 
 need_x86_64() {
   [[ $(uname -m) == x86_64 ]] ||
-    die $EX_UNAVAILABLE "the guest runs this machine's programs under an amd64 kernel, and this machine is $(uname -m)"
+    die "$EX_UNAVAILABLE" "the guest runs this machine's programs under an amd64 kernel, and this machine is $(uname -m)"
 }

@@ -11,7 +11,7 @@ archive_of_series() {
   case $1 in
     6.12) printf 'machine\n' ;;
     7) printf 'newer\n' ;;
-    *) die $EX_USAGE "unknown kernel series $1 (known: $SERIES_KNOWN)" ;;
+    *) die "$EX_USAGE" "unknown kernel series $1 (known: $SERIES_KNOWN)" ;;
   esac
 }
 
@@ -37,7 +37,7 @@ fetch_kernel() {
   archive=$(archive_of_series "$series") || exit
   if [[ $archive == newer ]]; then prepare_newer_archive; fi
   version=$(newest_version "$series") || exit
-  [[ -n $version ]] || die $EX_UNAVAILABLE "the archive has no $series cloud kernel"
+  [[ -n $version ]] || die "$EX_UNAVAILABLE" "the archive has no $series cloud kernel"
   if [[ -e $final/version && $(<"$final/version") == "$version" ]]; then
     verbose "kernel $version is the newest"
     return
@@ -60,7 +60,7 @@ fetch_kernel() {
 take_kernel() {
   local image
   image=$(find "$1" -name "vmlinuz-$3" -o -path "*/$3/vmlinuz" | head -n 1)
-  [[ -n $image ]] || die $EX_SOFTWARE "no kernel image in the packages of $3"
+  [[ -n $image ]] || die "$EX_SOFTWARE" "no kernel image in the packages of $3"
   mv "$image" "$2/vmlinuz"
 }
 
@@ -68,7 +68,7 @@ take_kernel() {
 take_modules() {
   local from to=$2/modules/usr/lib/modules/$3 tree
   from=$(find "$1" -type d -path "*/lib/modules/$3" | head -n 1)
-  [[ -d $from/kernel ]] || die $EX_SOFTWARE "no modules in the packages of $3"
+  [[ -d $from/kernel ]] || die "$EX_SOFTWARE" "no modules in the packages of $3"
   mkdir -p "$to/kernel"
   for tree in $MODULE_TREES; do
     [[ -d $from/kernel/$tree ]] || continue

@@ -25,6 +25,8 @@ probe_kvm() {
   mv "$answer.tmp.$$" "$answer"
 }
 
+# In a shell of its own, as it changes the options of the run it stands before.
+# shellcheck disable=SC2034,SC2030
 kvm_boots() (
   USE_KVM=1 BOOT_LIMIT=$KVM_PROBE_LIMIT TIMEOUT=5 COMMAND=(true) ADDED=() DISK_SIZES=() ENVIRONMENT=() APPEND='' QUIET=1 LOG=''
   INTERACTIVE=0 VERBOSE=0

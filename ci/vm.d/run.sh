@@ -10,9 +10,9 @@ GRACE=10
 # panic, oops: a guest that is broken must end, not limp on: QEMU then exits (-no-reboot).
 # mitigations=off: the guest runs nothing but its owner's tests, and emulated barriers cost much and protect nothing.
 # secretmem.enable: memfd_secret(2), also where a kernel has it off by default.
-# cryptomgr.notests, tsc=reliable, no_timer_check: self-tests and calibrations that only take time in an emulator.
+# cryptomgr.notests: self-tests that only take time in an emulator.
 KERNEL_PARAMETERS='console=ttyS0 quiet panic=-1 oops=panic mitigations=off secretmem.enable=1 cryptomgr.notests
-  tsc=reliable no_timer_check apparmor=0 selinux=0 net.ifnames=0'
+  apparmor=0 selinux=0 net.ifnames=0'
 
 cleanup() {
   local pid
@@ -32,10 +32,9 @@ make_run_dir() {
   RUN_DIR=$(mktemp -d "${TMPDIR:-/tmp}/blkseal-vm.XXXXXX")
 }
 
-# write_initramfs: the base, and behind it what only this run needs.
-write_initramfs() {
-  local root=$RUN_DIR/root item
-  make_skeleton "$root"
+# write_layers: what only this run needs. Everything else is in the base.
+write_layers() {
+  local root=$RUN_DIR/settings item
   mkdir -p "$root/.vm"
   printf '%s\0' "${COMMAND[@]}" >"$root/.vm/command"
   : >"$root/.vm/environment"
@@ -47,9 +46,14 @@ write_initramfs() {
         "$(tput cols 2>/dev/null || echo 80)"
     fi
   } >"$root/.vm/settings"
-  for item in ${ADDED[@]+"${ADDED[@]}"}; do add_host_path "$root" "$item"; done
-  { cat "$CACHE/base/$SERIES/initramfs.cpio" && pack "$root"; } >"$RUN_DIR/initramfs"
-  rm -rf "$root"
+  { cat "$CACHE/base/$SERIES/initramfs" && pack "$root"; } >"$RUN_DIR/initramfs"
+  if ((${#ADDED[@]})); then
+    root=$RUN_DIR/added
+    make_skeleton "$root"
+    for item in "${ADDED[@]}"; do add_host_path "$SERIES" "$root" "$item"; done
+    make_image "$root" "$RUN_DIR/added.image"
+    rm -rf "$root" "$root.files"
+  fi
 }
 
 # Sets MACHINE to the accelerator and processor.
@@ -66,12 +70,21 @@ add_disks() {
   local size number=0
   DISKS=()
   for size in ${DISK_SIZES[@]+"${DISK_SIZES[@]}"}; do
-    truncate -s "$size" "$RUN_DIR/disk$number" 2>/dev/null || die $EX_USAGE "--disk $size: not a size"
+    truncate -s "$size" "$RUN_DIR/disk$number" 2>/dev/null || die "$EX_USAGE" "--disk $size: not a size"
     # The data need not outlive the guest, so nothing is flushed to this machine's disk.
     DISKS+=(-drive "if=none,id=disk$number,format=raw,cache=unsafe,discard=unmap,file=$RUN_DIR/disk$number"
       -device "virtio-blk-pci,drive=disk$number,serial=disk$number")
     number=$((number + 1))
   done
+  # The layers come last, so that the first disk that was asked for is /dev/vda. The guest knows them by serial.
+  add_layer base "$CACHE/base/$SERIES/image"
+  if ((${#ADDED[@]})); then add_layer added "$RUN_DIR/added.image"; fi
+}
+
+# add_layer NAME FILE: guests may share it; none can write to it.
+add_layer() {
+  DISKS+=(-drive "if=none,id=$1,format=raw,readonly=on,file.locking=off,file=$2"
+    -device "virtio-blk-pci,drive=$1,serial=layer-$1")
 }
 
 start_qemu() {
@@ -92,7 +105,7 @@ start_qemu() {
   setpriv --pdeathsig KILL "${QEMU[@]}" -name blkseal-vm -M q35 -nodefaults -no-user-config -no-reboot -display none \
     "${MACHINE[@]}" -smp "$SMP" -m "$MEMORY" -nic none \
     -kernel "$CACHE/kernels/$SERIES/vmlinuz" -initrd "$RUN_DIR/initramfs" \
-    -append "${KERNEL_PARAMETERS//$'\n'/} $APPEND" \
+    -append "${KERNEL_PARAMETERS//$'\n'/} $(known_clock) $APPEND" \
     -chardev "file,id=console,path=$RUN_DIR/console" -serial chardev:console \
     -device 'virtio-serial-pci,max_ports=8' -object rng-random,id=rng,filename=/dev/urandom \
     -chardev "file,id=verdict,path=$RUN_DIR/verdict" -device 'virtserialport,chardev=verdict,nr=1,name=verdict' \
@@ -100,10 +113,50 @@ start_qemu() {
   QEMU_PID=$!
 }
 
+# A child that ended stays visible until somebody waits for it, so its state has to be looked at.
+qemu_runs() {
+  local stat
+  stat=$(<"/proc/$QEMU_PID/stat") && [[ $stat != *') Z '* ]]
+}
+
+# Says "gone" when QEMU has ended, or soon after a panic: a kernel may not get as far as the reboot it promised.
+watch_guest() {
+  while qemu_runs; do
+    sleep 0.2
+    if grep -q -a 'Kernel panic - not syncing' "$RUN_DIR/console"; then
+      # The rest of its last words.
+      sleep 1
+      break
+    fi
+  done
+  echo gone >"$RUN_DIR/verdict"
+} 2>/dev/null
+
 # next_verdict SECONDS: sets VERDICT to the guest's next line, "gone" when QEMU ended, nothing when the time is up.
 next_verdict() {
   VERDICT=
   IFS= read -r -t "$1" -u "$VERDICTS" VERDICT || true
+}
+
+# A guest finds out how fast the processor's clock runs by counting it against an emulated timer. When this machine is
+# busy that can go wrong, and then the guest's time runs many times too fast or slow, and its timeouts with it. So
+# remember what a guest found in its long, careful second measurement, and tell the next ones.
+clock_file() { printf '%s/clock-%s\n' "$CACHE" "$(</proc/sys/kernel/random/boot_id)"; }
+
+learn_clock() {
+  local mhz=${1##* } file
+  file=$(clock_file)
+  if ((!USE_KVM)) && [[ ! -e $file && $mhz =~ ^[0-9]+\.[0-9]{3}$ ]]; then
+    rm -f "$CACHE"/clock-*
+    printf '%s\n' "${mhz/./}" >"$file.tmp.$$"
+    mv "$file.tmp.$$" "$file"
+  fi
+}
+
+known_clock() {
+  local file
+  file=$(clock_file)
+  if ((!USE_KVM)) && [[ -e $file ]]; then printf 'tsc_early_khz=%s\n' "$(<"$file")"; fi
 }
 
 # run_guest: sets STATUS to what ci/vm shall exit with.
@@ -123,12 +176,15 @@ run_guest() {
     HELPERS+=("${copiers[@]}")
   fi
   start_qemu
-  { while kill -0 "$QEMU_PID" 2>/dev/null; do sleep 0.2; done; echo gone >"$RUN_DIR/verdict"; } 2>/dev/null &
+  watch_guest &
   HELPERS+=($!)
 
   next_verdict "$BOOT_LIMIT"
   case $VERDICT in
-    ready*) verbose "ready: ${VERDICT#ready } s in the guest, $((SECONDS - started)) s here" ;;
+    ready*)
+      verbose "ready: $(cut -d " " -f 2 <<<"$VERDICT") s in the guest, $((SECONDS - started)) s here"
+      learn_clock "$VERDICT"
+      ;;
     '')
       guest_died "the kernel did not come up in $BOOT_LIMIT s"
       return
@@ -206,7 +262,7 @@ run_vm() {
   ONE_STREAM=0
   # When both end in the same place, one channel keeps their lines in order.
   if [[ $(readlink /proc/$$/fd/1) == "$(readlink /proc/$$/fd/2)" ]]; then ONE_STREAM=1; fi
-  write_initramfs
+  write_layers
   run_guest
   keep_log
   return "$STATUS"

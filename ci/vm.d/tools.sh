@@ -57,7 +57,7 @@ fetch_qemu() {
   local -a from=()
   if [[ $(machine_codename) == bookworm ]]; then from=(-t bookworm-backports); fi
   download_missing "$CACHE/qemu" "${from[@]}" qemu-system-x86
-  cached_qemu_works || die $EX_SOFTWARE "the QEMU in $CACHE/qemu does not start"
+  cached_qemu_works || die "$EX_SOFTWARE" "the QEMU in $CACHE/qemu does not start"
 }
 
 cached_qemu_works() {

@@ -1,6 +1,11 @@
 # shellcheck shell=bash
-# The guest's file system. A base (kernel modules, tools of this machine with their libraries) is made once and kept;
-# what a run adds goes into a small archive behind it: the kernel unpacks one after the other.
+# The guest's file system: layers that the guest puts over each other, the topmost in its memory.
+#
+#   base   tools of this machine with their libraries, kernel modules; made once and kept
+#   added  what this run adds
+#
+# Both are disks, of which the guest reads only what it uses. As an initramfs, 170 MB would be unpacked by an emulated
+# processor first, which takes longer than all the rest of the boot. The initramfs holds the few bytes that mount them.
 
 # Not every one exists on every machine; those in GUEST_TOOLS_NEEDED must.
 GUEST_TOOLS_NEEDED='bash busybox blkid blockdev cat cmp cp cryptsetup dd debugfs dmsetup e2fsck env fio findmnt
@@ -19,10 +24,23 @@ UDEV_RULES='50-udev-default 55-dm 60-block 60-persistent-storage 60-persistent-s
 # The directories every part agrees on. A later archive that said "lib" is a directory would undo the link.
 make_skeleton() {
   local root=$1 dir
-  mkdir -p "$root"/{dev,proc,sys,run,root,mnt,etc,var/lib,var/log,usr/{bin,sbin,lib,lib64}}
-  mkdir -p -m 1777 "$root/tmp"
+  mkdir -p "$root"/{dev,proc,sys,run,root,mnt,etc,var/lib,var/log,usr/{bin,sbin,lib/locale,lib64}}
+  mkdir -p "$root/tmp"
+  chmod 1777 "$root/tmp"
   for dir in bin sbin lib lib64; do ln -sfn "usr/$dir" "$root/$dir"; done
   ln -sfn ../run "$root/var/run"
+}
+
+# make_image ROOT FILE: a file system with everything in ROOT, all of it root's, whoever we are.
+make_image() {
+  local root=$1 file=$2 kib
+  local -a as_root=()
+  if ((EUID)); then as_root=(unshare -r); fi
+  kib=$(du -sk --apparent-size "$root" | cut -f 1)
+  # Small files and directories take a block each.
+  kib=$((kib + kib / 10 + $(find "$root" | wc -l) * 4 + 4096))
+  tool_run "${as_root[@]}" mkfs.ext4 -q -F -b 4096 -m 0 -O '^has_journal' -E lazy_itable_init=0,root_owner=0:0 \
+    -d "$root" "$file" "${kib}k" >/dev/null || die "$EX_SOFTWARE" "mkfs.ext4 cannot make $file"
 }
 
 # guest_path PATH: where it lies in the guest, whose /bin, /lib and so on are links into /usr. Sets GUEST_PATH.
@@ -57,14 +75,13 @@ add_files() {
 base_identity() {
   local list=$1 series=$2
   cat "$CACHE/kernels/$series/version"
-  sha256sum <"$VM_D/initramfs.sh"
-  sha256sum <"$VM_D/guest-init"
+  sha256sum "$VM_D"/{layers.sh,guest-mount,guest-init}
   xargs -d '\n' -r stat -c '%n %s %Y' <"$list" 2>&1 || true
 }
 
 base_is_current() {
   local base=$CACHE/base/$1
-  [[ -e $base/initramfs.cpio && -e $base/identity ]] &&
+  [[ -e $base/image && -e $base/initramfs && -e $base/identity ]] &&
     [[ $(base_identity "$base/files" "$1") == "$(<"$base/identity")" ]]
 }
 
@@ -90,6 +107,7 @@ make_base() {
   done
   printf '%s\n' "${paths[@]}" | add_files "$root"
   libraries_of "${paths[@]}" | add_files "$root"
+  cp -r /usr/lib/locale/C.utf8 "$root/usr/lib/locale/" 2>/dev/null || true
   # glibc loads these by name: nothing that ldd could see.
   find /usr/lib/x86_64-linux-gnu /lib/x86_64-linux-gnu -maxdepth 1 \
     \( -name 'libnss_files.so.2' -o -name 'libgcc_s.so.1' \) 2>/dev/null | add_files "$root"
@@ -100,11 +118,29 @@ make_base() {
   cp -r "$CACHE/kernels/$series/modules/usr/lib/modules" "$root/usr/lib/"
   cp "$VM_D/guest-init" "$root/init"
   chmod 755 "$root/init"
-  pack "$root" >"$temporary/initramfs.cpio"
+  make_image "$root" "$temporary/image"
+  make_initramfs "$root" "$temporary/initramfs" "$(<"$CACHE/kernels/$series/version")"
   sort -u "$root.files" >"$temporary/files"
   base_identity "$temporary/files" "$series" >"$temporary/identity"
   rm -rf "$root" "$root.files"
   replace_dir "$temporary" "$final"
+}
+
+# make_initramfs BASE FILE VERSION
+make_initramfs() {
+  local base=$1 file=$2 version=$3 root=$2.root module applet number=10
+  mkdir -p "$root"/{bin,dev,sys,modules}
+  cp "$base/usr/bin/busybox" "$root/bin/"
+  for applet in sh mount insmod cat mkdir cp switch_root; do ln -s busybox "$root/bin/$applet"; done
+  cp "$VM_D/guest-mount" "$root/init"
+  chmod 755 "$root/init"
+  # In the order in which they are to be loaded.
+  while read -r _ module; do
+    cp "$module" "$root/modules/$number-${module##*/}"
+    number=$((number + 1))
+  done < <(tool_run modprobe -d "$base" -S "$version" --show-depends -a virtio_blk ext4 overlay | grep '^insmod ')
+  pack "$root" >"$file"
+  rm -rf "$root"
 }
 
 # pack ROOT: an archive as the kernel takes it, everything in it root's.
@@ -163,12 +199,12 @@ add_etc() {
   ln -s ../proc/self/mounts "$root/etc/mtab"
 }
 
-# add_host_path ROOT HOSTPATH[:GUESTPATH]: for one --add.
+# add_host_path SERIES ROOT HOSTPATH[:GUESTPATH]: for one --add.
 add_host_path() {
-  local root=$1 host=${2%%:*} guest libraries
+  local series=$1 root=$2 host=${3%%:*} guest libraries
   guest=$host
-  if [[ $2 == *:* ]]; then guest=${2#*:}; fi
-  [[ -e $host ]] || die $EX_USAGE "--add $2: no such file or directory: $host"
+  if [[ $3 == *:* ]]; then guest=${3#*:}; fi
+  [[ -e $host ]] || die "$EX_USAGE" "--add $3: no such file or directory: $host"
   if [[ $guest != /* ]]; then guest=$(realpath -s "$guest"); fi
   guest_path "$guest"
   guest=$GUEST_PATH
@@ -183,5 +219,5 @@ add_host_path() {
   fi
   # Libraries that the base already took from this machine need no second copy.
   sed -n -e 's/.* => \(\/[^ ]*\) .*/\1/p' -e 's/^\t\(\/[^ ]*\) .*/\1/p' <<<"$libraries" | sort -u |
-    { grep -Fxv -f "$CACHE/base/$SERIES/files" || true; } | add_files "$root"
+    { grep -Fxv -f "$CACHE/base/$series/files" || true; } | add_files "$root"
 }
