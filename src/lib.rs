@@ -2,6 +2,7 @@
 //!
 //! `cli` -> `control` <- `daemon` -> `volume` -> `luks`, `provider` -> [`ublk_targets`]
 
+pub mod atomic_file;
 pub mod cli;
 pub mod control;
 pub mod daemon;

@@ -1,1 +1,79 @@
-//! luks
+//! Volumes' headers: LUKS2 through libcryptsetup, with the wrapped DEK in a token (`docs/FORMAT.md`).
+//!
+//! | part | what it does |
+//! |---|---|
+//! | [`format`](fn@format) | makes a volume, after every check that could refuse it |
+//! | [`open`] | reads a header, with its second copy repaired where one was damaged: a [`Header`] |
+//! | [`Header`] | checks a DEK, replaces the token, keeps recovery passphrases |
+//! | [`Token`] | the JSON that names provider and KEK and carries the wrapped DEK |
+//! | [`claim`] | takes a backing device or file for one user |
+//!
+//! Key bytes go from secret pages straight into libcryptsetup, which copies them into locked memory of its own and
+//! wipes that when it is done.
+
+mod claim;
+mod copies;
+mod crypt;
+mod error;
+mod format;
+mod header;
+mod metadata;
+mod probe;
+mod recovery;
+mod token;
+
+#[cfg(test)]
+mod tests;
+
+pub use claim::claim;
+pub use copies::HeaderCopy;
+pub use error::LuksError;
+pub use format::{FormatOptions, format};
+pub use header::{Header, Repair, open};
+pub use metadata::Keyslot;
+pub use token::{Token, TokenError};
+
+use std::path::{Path, PathBuf};
+
+/// The cipher of every volume, in dm-crypt's notation: IEEE 1619 XTS, tweak = number of the 512-byte sector.
+pub const CIPHER: &str = "aes-xts-plain64";
+/// Where data starts on a backing with an attached header, in bytes: LUKS2's default.
+pub const ATTACHED_DATA_OFFSET: u64 = 16 * 1024 * 1024;
+
+/// Where a volume's header is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Placement {
+    /// On the backing, before the data.
+    Attached,
+    /// In a file (or on a device) of its own.
+    Detached(PathBuf),
+}
+
+/// Where a volume is: its data, and its header.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The block device or regular file that holds the ciphertext.
+    pub backing: PathBuf,
+    /// Where the header is.
+    pub header: Placement,
+}
+
+impl Place {
+    /// A volume with its header before its data.
+    pub fn attached(backing: impl Into<PathBuf>) -> Self {
+        Self { backing: backing.into(), header: Placement::Attached }
+    }
+
+    /// A volume with its header elsewhere.
+    pub fn detached(backing: impl Into<PathBuf>, header: impl Into<PathBuf>) -> Self {
+        Self { backing: backing.into(), header: Placement::Detached(header.into()) }
+    }
+
+    /// The device or file that the header is on.
+    pub fn header_path(&self) -> &Path {
+        match &self.header {
+            Placement::Attached => &self.backing,
+            Placement::Detached(path) => path,
+        }
+    }
+}

@@ -1,1 +1,108 @@
-//! provider
+//! Where KEKs come from: the [`KeyProvider`] trait, its kinds, and the registry of the providers in use.
+//!
+//! | part | what it holds |
+//! |---|---|
+//! | [`KeyProvider`] | what every kind of provider can do |
+//! | [`native`] | KEKs in a file of this host, sealed by a passphrase or key file |
+//! | [`Registry`] | the providers by name, and which is the default; kept in `providers.toml` |
+//! | [`wrap`] | a DEK under a KEK: AES-KWP (NIST SP 800-38F, RFC 5649) |
+//!
+//! Calls may read and write files and, for providers on the network, wait for a server with bounded time: run them
+//! where blocking is allowed, never on the data path.
+
+mod error;
+mod names;
+pub mod native;
+mod registry;
+pub mod wrap;
+
+#[cfg(test)]
+mod tests;
+
+pub use error::ProviderError;
+pub use names::{KekId, NameError, ProviderName};
+pub use registry::{ProviderConfig, ProviderSummary, Registry};
+
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+use ublk_targets::secret::{Kek, Secret};
+
+/// A source of KEKs. One value serves all threads.
+pub trait KeyProvider: Send + Sync {
+    /// The name that volumes' tokens know it by.
+    fn name(&self) -> &ProviderName;
+
+    /// What kind of provider it is.
+    fn kind(&self) -> ProviderKind;
+
+    /// Whether keys can be had from it now. Never blocks.
+    fn availability(&self) -> Availability;
+
+    /// Makes a new KEK, active from the start and durably kept when this returns.
+    fn create_kek(&self) -> Result<KekId, ProviderError>;
+
+    /// The KEK `id`, in secret pages of its own. Who caches it decides how long it lives.
+    fn fetch_kek(&self, id: &KekId) -> Result<Kek, ProviderError>;
+
+    /// Every KEK the provider has for this host, oldest first.
+    fn list_keks(&self) -> Result<Vec<KekInfo>, ProviderError>;
+
+    /// Makes a [`Availability::Locked`] provider ready with its passphrase or the bytes of its key file.
+    /// Fails with [`ProviderError::NothingToUnlock`] where the kind needs no such secret.
+    fn unlock(&self, secret: &Secret) -> Result<(), ProviderError>;
+
+    /// Wipes every key byte that the provider holds in memory.
+    fn lock(&self);
+}
+
+/// The kinds of provider.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProviderKind {
+    /// A file of this host: [`native`].
+    Native,
+}
+
+impl std::fmt::Display for ProviderKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Native => "native",
+        })
+    }
+}
+
+/// Whether a provider gives out keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Availability {
+    /// It does.
+    Ready,
+    /// It needs its passphrase or key file first.
+    Locked,
+    /// It cannot be reached, or its file cannot be read.
+    Unavailable,
+}
+
+/// The state of a KEK, as KMIP 1.4, 3.22 names states.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KekState {
+    /// Wraps and unwraps.
+    Active,
+    /// Still unwraps what it wrapped, and must not wrap again.
+    Deactivated,
+    /// As deactivated, and known or feared to be in other hands.
+    Compromised,
+}
+
+/// What may be told of a KEK.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KekInfo {
+    /// Its name at the provider.
+    pub id: KekId,
+    /// What it may be used for.
+    pub state: KekState,
+    /// When it was made, to the second.
+    pub created: SystemTime,
+}

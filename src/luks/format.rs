@@ -1,0 +1,233 @@
+//! Making a volume.
+//!
+//! The whole header, token included, is composed in memory first and put in place after every check has passed, so
+//! that no header without its token is ever on a disk (`docs/FORMAT.md`, crash cases).
+
+use std::fs::{self, File};
+use std::io::{Read, Seek, SeekFrom};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use libcryptsetup_rs::consts::flags::CryptActivate;
+use libcryptsetup_rs::consts::vals::EncryptionFormat;
+use libcryptsetup_rs::{CryptDevice, CryptParamsLuks2, CryptParamsLuks2Ref, Either, LibcryptErr, TokenInput};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use ublk_targets::secret::{Dek, scrub_stack};
+use uuid::Uuid;
+
+use super::header::STACK_USED;
+use super::{ATTACHED_DATA_OFFSET, Header, LuksError, Place, Placement, Token, claim, crypt, open, probe};
+use crate::atomic_file;
+
+/// What a new volume shall be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FormatOptions {
+    /// Its UUID, or none for a random one.
+    pub uuid: Option<Uuid>,
+    /// Its label: 1 to 47 bytes.
+    pub label: Option<String>,
+    /// Bytes in a sector: 512 or 4096.
+    pub sector_size: u32,
+    /// Whether discards are passed down: kept in the header, where dm-crypt heeds it too.
+    pub allow_discards: bool,
+    /// Overwrite what is on the backing, and a detached header's file. What is in use stays refused.
+    pub force: bool,
+}
+
+impl Default for FormatOptions {
+    fn default() -> Self {
+        Self { uuid: None, label: None, sector_size: 4096, allow_discards: false, force: false }
+    }
+}
+
+/// Makes the volume at `place`: a LUKS2 header with the digest of `dek`, `token`, and no keyslot. Where it refuses,
+/// nothing has been written. The data area is left as it is: it reads as noise until it is written.
+pub fn format(place: &Place, options: &FormatOptions, dek: &Dek, token: &Token) -> Result<Header, LuksError> {
+    check_options(options)?;
+    let backing = &place.backing;
+    let file = claim(backing, 0)?;
+    let size = check_size(&file, place, options)?;
+    if let Placement::Detached(header) = &place.header {
+        check_header_path(header, &file, options)?;
+    }
+    let found = probe::signatures(&file, backing)?;
+    if !found.is_empty() && !options.force {
+        return Err(LuksError::Occupied { path: backing.clone(), found: found.join(", ") });
+    }
+    let image = compose(place, options, dek, token)?;
+    match &place.header {
+        Placement::Attached => {
+            erase(&file, size, backing, options)?;
+            place_attached(&file, backing, &image)?;
+        }
+        Placement::Detached(header) => {
+            // The header first: where it cannot be made, the backing stays as it is.
+            place_detached(header, &image, options.force)?;
+            erase(&file, size, backing, options)?;
+        }
+    }
+    let header = open(place)?;
+    header.verify(dek)?;
+    Ok(header)
+}
+
+/// Where force was asked for, nothing of what was on the backing shall be taken for a file system later.
+fn erase(file: &File, size: u64, backing: &Path, options: &FormatOptions) -> Result<(), LuksError> {
+    if options.force { probe::erase(file, backing, size) } else { Ok(()) }
+}
+
+fn check_options(options: &FormatOptions) -> Result<(), LuksError> {
+    if ![512, 4096].contains(&options.sector_size) {
+        return Err(LuksError::SectorSize(options.sector_size));
+    }
+    match &options.label {
+        Some(label) if !(1..=47).contains(&label.len()) || label.chars().any(char::is_control) => {
+            Err(LuksError::Label(label.clone()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The backing's size in bytes, if a volume fits.
+fn check_size(mut file: &File, place: &Place, options: &FormatOptions) -> Result<u64, LuksError> {
+    let (path, sector_size) = (place.backing.clone(), options.sector_size);
+    let block_size = block_size(file).map_err(|e| LuksError::io("look at", &path, e))?;
+    if block_size > sector_size {
+        return Err(LuksError::BlockSize { path, block_size, sector_size });
+    }
+    let size = file.seek(SeekFrom::End(0)).map_err(|e| LuksError::io("look at", &path, e))?;
+    let offset = match place.header {
+        Placement::Attached => ATTACHED_DATA_OFFSET,
+        Placement::Detached(_) => 0,
+    };
+    let minimum = offset + u64::from(sector_size);
+    if size < minimum {
+        return Err(LuksError::TooSmall { path, size, minimum });
+    }
+    if !size.is_multiple_of(u64::from(sector_size)) {
+        return Err(LuksError::PartialSector { path, size, sector_size });
+    }
+    Ok(size)
+}
+
+/// The logical block size of a block device; 1 for a file.
+fn block_size(file: &File) -> std::io::Result<u32> {
+    nix::ioctl_read_bad!(logical_block_size, libc::BLKSSZGET, libc::c_int);
+    if !file.metadata()?.file_type().is_block_device() {
+        return Ok(1);
+    }
+    let mut size = 0;
+    // SAFETY: BLKSSZGET writes one int, which `size` is.
+    unsafe { logical_block_size(file.as_raw_fd(), &mut size) }?;
+    Ok(size.unsigned_abs())
+}
+
+fn check_header_path(header: &Path, backing: &File, options: &FormatOptions) -> Result<(), LuksError> {
+    let metadata = match fs::metadata(header) {
+        Ok(metadata) => metadata,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(LuksError::io("look at", header, e)),
+    };
+    let other = backing.metadata().map_err(|e| LuksError::io("look at", header, e))?;
+    if (metadata.dev(), metadata.ino()) == (other.dev(), other.ino()) {
+        return Err(LuksError::SameFile(header.to_owned()));
+    }
+    if !metadata.is_file() {
+        return Err(LuksError::WrongFileType(header.to_owned()));
+    }
+    if options.force { Ok(()) } else { Err(LuksError::HeaderExists(header.to_owned())) }
+}
+
+/// The bytes of the header area, made by libcryptsetup in files that exist in memory only. They hold no key.
+fn compose(place: &Place, options: &FormatOptions, dek: &Dek, token: &Token) -> Result<Vec<u8>, LuksError> {
+    let path = place.header_path();
+    let memory_file =
+        |size| MemoryFile::new(size).map_err(|e| LuksError::io("compose the header of", path, e));
+    let sector_size = u64::from(options.sector_size);
+    let mut header = memory_file(ATTACHED_DATA_OFFSET + sector_size)?;
+    let data = match place.header {
+        Placement::Attached => None,
+        Placement::Detached(_) => Some(memory_file(sector_size)?),
+    };
+    let composed = compose_in(&header.path, data.as_ref().map(|data| &*data.path), options, dek, token);
+    scrub_stack::<STACK_USED>();
+    composed.map_err(crypt::failed("compose the header of", path))?;
+    let mut image = vec![0; ATTACHED_DATA_OFFSET as usize];
+    header.file.read_exact(&mut image).map_err(|e| LuksError::io("compose the header of", path, e))?;
+    Ok(image)
+}
+
+fn compose_in(
+    header: &Path,
+    data: Option<&Path>,
+    options: &FormatOptions,
+    dek: &Dek,
+    token: &Token,
+) -> Result<(), LibcryptErr> {
+    let mut device = crypt::init(header)?;
+    if data.is_none() {
+        device.set_data_offset(ATTACHED_DATA_OFFSET / 512)?;
+    }
+    let params = CryptParamsLuks2 {
+        pbkdf: None,
+        integrity: None,
+        integrity_params: None,
+        data_alignment: 0,
+        data_device: data.map(Path::to_owned),
+        sector_size: options.sector_size,
+        label: options.label.clone(),
+        subsystem: None,
+    };
+    let mut params: CryptParamsLuks2Ref<'_> = (&params).try_into()?;
+    device.context_handle().format(
+        EncryptionFormat::Luks2,
+        ("aes", "xts-plain64"),
+        options.uuid,
+        Either::Left(dek.expose()),
+        Some(&mut params),
+    )?;
+    if options.allow_discards {
+        allow_discards(&mut device)?;
+    }
+    device.token_handle().json_set(TokenInput::AddToken(&token.to_json()))?;
+    Ok(())
+}
+
+fn allow_discards(device: &mut CryptDevice) -> Result<(), LibcryptErr> {
+    device.luks2_flag_handle::<CryptActivate>().persistent_flags_set(CryptActivate::ALLOW_DISCARDS)
+}
+
+/// Writes a header before the data. What was there is gone before the first byte of the new header is written, so that
+/// no older header can come back as the surviving copy.
+fn place_attached(file: &File, path: &Path, image: &[u8]) -> Result<(), LuksError> {
+    probe::zero(file, 0, ATTACHED_DATA_OFFSET)
+        .and_then(|()| file.sync_all())
+        .and_then(|()| file.write_all_at(image, 0))
+        .and_then(|()| file.sync_all())
+        .map_err(|e| LuksError::io("write the header of", path, e))
+}
+
+fn place_detached(header: &Path, image: &[u8], replace: bool) -> Result<(), LuksError> {
+    let written =
+        if replace { atomic_file::replace(header, image) } else { atomic_file::create(header, image) };
+    written.map_err(|e| match e.kind() {
+        std::io::ErrorKind::AlreadyExists => LuksError::HeaderExists(header.to_owned()),
+        _ => LuksError::Io { action: "create the header", path: header.to_owned(), source: e },
+    })
+}
+
+/// A file without a name, which libcryptsetup can open by a path all the same.
+struct MemoryFile {
+    file: File,
+    path: PathBuf,
+}
+
+impl MemoryFile {
+    fn new(size: u64) -> std::io::Result<Self> {
+        let file = File::from(memfd_create("blkseal-header", MFdFlags::MFD_CLOEXEC)?);
+        file.set_len(size)?;
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd()).into();
+        Ok(Self { file, path })
+    }
+}

@@ -1,0 +1,123 @@
+//! What can go wrong with a key provider.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use ublk_targets::secret::SecretError;
+
+use super::wrap::WrapError;
+use super::{KekId, ProviderName};
+
+/// Why a provider could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ProviderError {
+    /// No provider of this name is registered.
+    #[error("there is no key provider {0}")]
+    UnknownProvider(ProviderName),
+    /// No provider is registered, so that none is the default.
+    #[error("there is no default key provider")]
+    NoDefault,
+    /// The name is in use.
+    #[error("there is a key provider {0} already")]
+    NameTaken(ProviderName),
+    /// The provider has no KEK of this id.
+    #[error("key provider {provider} has no KEK {id}")]
+    UnknownKek {
+        /// The provider that was asked.
+        provider: ProviderName,
+        /// The KEK that it was asked for.
+        id: KekId,
+    },
+    /// The provider needs its passphrase or key file first.
+    #[error("key provider {0} is locked")]
+    Locked(ProviderName),
+    /// The provider keeps no secret that a passphrase or key file would open.
+    #[error("key provider {0} has nothing to unlock")]
+    NothingToUnlock(ProviderName),
+    /// The provider or its file cannot be reached now.
+    #[error("key provider {provider} cannot be reached: {reason}")]
+    Unreachable {
+        /// The provider that was asked.
+        provider: ProviderName,
+        /// What was seen.
+        reason: String,
+    },
+    /// The passphrase or key file is not the one that seals the file.
+    #[error("wrong passphrase or key file for {}", .0.display())]
+    WrongSecret(PathBuf),
+    /// The file is not what blkseal wrote.
+    #[error("{} is damaged: {problem}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The file holds as many KEKs as it can.
+    #[error("{} holds {limit} KEKs, which is the most", path.display())]
+    Full {
+        /// The file.
+        path: PathBuf,
+        /// KEKs that a file holds at most.
+        limit: usize,
+    },
+    /// This user may not use the file.
+    #[error("no permission to {action} {}", path.display())]
+    Permission {
+        /// What was tried.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file system failed in another way.
+    #[error("cannot {action} {}", path.display())]
+    File {
+        /// What was tried.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the kernel answered.
+        #[source]
+        source: io::Error,
+    },
+    /// The passphrase could not be turned into a key.
+    #[error("cannot derive a key from the passphrase: {0}")]
+    Derivation(String),
+    /// A key could not be wrapped.
+    #[error(transparent)]
+    Wrap(#[from] WrapError),
+    /// Memory for a key could not be had.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+}
+
+impl ProviderError {
+    /// What to do about it, as one sentence for the person who reads the message.
+    pub fn hint(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::UnknownProvider(_) => "`blkseal provider list` shows the providers that there are",
+            Self::NoDefault => "add one with `blkseal provider add`",
+            Self::NameTaken(_) => "choose another name, or remove the present one first",
+            Self::UnknownKek { .. } => "the KEK was made by another provider, or its file is an older copy",
+            Self::Locked(_) => "unlock it with `blkseal provider unlock`",
+            Self::Full { .. } => "add another native provider",
+            Self::Damaged { .. } => "restore the file from a backup",
+            Self::Permission { .. } => "run as the user that owns the file, usually root",
+            _ => return None,
+        })
+    }
+
+    pub(super) fn file(action: &'static str, path: &Path, source: io::Error) -> Self {
+        let path = path.to_owned();
+        match source.kind() {
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+                Self::Permission { action, path }
+            }
+            _ => Self::File { action, path, source },
+        }
+    }
+
+    pub(super) fn damaged(path: &Path, problem: impl Into<String>) -> Self {
+        Self::Damaged { path: path.to_owned(), problem: problem.into() }
+    }
+}

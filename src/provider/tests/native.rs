@@ -1,0 +1,207 @@
+use std::fs;
+
+use super::*;
+use crate::provider::native::{KdfCost, NativeProvider};
+
+const HEAD: usize = 144;
+const RECORD: usize = 72;
+
+fn create(directory: &tempfile::TempDir) -> NativeProvider {
+    let path = directory.path().join("vault.keys");
+    NativeProvider::create(name("vault"), path, &secret(b"passphrase"), cheap()).unwrap()
+}
+
+fn reopened(provider: &NativeProvider) -> NativeProvider {
+    NativeProvider::new(provider.name().clone(), provider.path().to_owned())
+}
+
+fn files_in(directory: &tempfile::TempDir) -> usize {
+    fs::read_dir(directory.path()).unwrap().count()
+}
+
+#[test]
+fn a_kek_comes_back_after_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let provider = create(&directory);
+    let ids = [provider.create_kek().unwrap(), provider.create_kek().unwrap()];
+    let again = reopened(&provider);
+    again.unlock(&secret(b"passphrase")).unwrap();
+    for id in &ids {
+        assert!(provider.fetch_kek(id).unwrap().expose() == again.fetch_kek(id).unwrap().expose());
+    }
+    assert!(again.fetch_kek(&ids[0]).unwrap().expose() != again.fetch_kek(&ids[1]).unwrap().expose());
+    let listed = again.list_keks().unwrap();
+    assert_eq!(listed.iter().map(|info| &info.id).collect::<Vec<_>>(), ids.iter().collect::<Vec<_>>());
+    assert!(listed.iter().all(|info| info.state == KekState::Active && info.created <= SystemTime::now()));
+    assert_eq!(mode_of(provider.path()), 0o600);
+    assert_eq!(files_in(&directory), 1);
+}
+
+#[test]
+fn a_locked_provider_gives_no_key_and_lists_all_the_same() {
+    let directory = tempfile::tempdir().unwrap();
+    let provider = create(&directory);
+    let id = provider.create_kek().unwrap();
+    assert_eq!(provider.availability(), Availability::Ready);
+    provider.lock();
+    assert_eq!(provider.availability(), Availability::Locked);
+    assert!(matches!(provider.fetch_kek(&id), Err(ProviderError::Locked(_))));
+    assert!(matches!(provider.create_kek(), Err(ProviderError::Locked(_))));
+    assert_eq!(provider.list_keks().unwrap().len(), 1);
+    provider.unlock(&secret(b"passphrase")).unwrap();
+    provider.fetch_kek(&id).unwrap();
+}
+
+#[test]
+fn wrong_secrets_and_unknown_keys_are_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let provider = create(&directory);
+    for wrong in [&b"Passphrase"[..], b"passphrase\n", b"p"] {
+        assert!(matches!(reopened(&provider).unlock(&secret(wrong)), Err(ProviderError::WrongSecret(_))));
+    }
+    let unknown = "00000000-0000-4000-8000-000000000000".parse().unwrap();
+    assert!(matches!(provider.fetch_kek(&unknown), Err(ProviderError::UnknownKek { .. })));
+    fs::remove_file(provider.path()).unwrap();
+    assert_eq!(provider.availability(), Availability::Unavailable);
+    assert!(matches!(provider.fetch_kek(&unknown), Err(ProviderError::File { .. })));
+}
+
+#[test]
+fn a_file_is_not_made_over_another() {
+    let directory = tempfile::tempdir().unwrap();
+    let provider = create(&directory);
+    let before = fs::read(provider.path()).unwrap();
+    let path = provider.path().to_owned();
+    let error = NativeProvider::create(name("other"), path, &secret(b"x"), cheap()).err().unwrap();
+    assert!(matches!(error, ProviderError::File { action: "create", .. }), "{error}");
+    assert_eq!(fs::read(provider.path()).unwrap(), before);
+    assert_eq!(files_in(&directory), 1);
+}
+
+#[test]
+fn the_secret_can_be_changed() {
+    let directory = tempfile::tempdir().unwrap();
+    let provider = create(&directory);
+    let id = provider.create_kek().unwrap();
+    let kek = provider.fetch_kek(&id).unwrap();
+    let (old, new) = (secret(b"passphrase"), secret(&[0xff; 4096]));
+    let wrong = provider.change_secret(&new, &old, cheap());
+    assert!(matches!(wrong, Err(ProviderError::WrongSecret(_))));
+    provider.change_secret(&old, &new, KdfCost::new(64, 2, 2).unwrap()).unwrap();
+    let again = reopened(&provider);
+    assert!(matches!(again.unlock(&old), Err(ProviderError::WrongSecret(_))));
+    again.unlock(&new).unwrap();
+    assert!(again.fetch_kek(&id).unwrap().expose() == kek.expose());
+    assert!(provider.fetch_kek(&id).unwrap().expose() == kek.expose());
+}
+
+#[test]
+fn any_changed_byte_is_seen_before_the_passphrase_is_asked_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let provider = create(&directory);
+    provider.create_kek().unwrap();
+    let good = fs::read(provider.path()).unwrap();
+    assert_eq!(good.len(), HEAD + RECORD + 72);
+    for at in 0..good.len() {
+        let mut bad = good.clone();
+        bad[at] ^= 1;
+        fs::write(provider.path(), &bad).unwrap();
+        if (HEAD + RECORD..HEAD + RECORD + 40).contains(&at) {
+            continue; // The wrapped digest: see the next test.
+        }
+        assert!(matches!(reopened(&provider).list_keks(), Err(ProviderError::Damaged { .. })), "byte {at}");
+    }
+    for cut in 0..good.len() {
+        fs::write(provider.path(), &good[..cut]).unwrap();
+        assert!(
+            matches!(reopened(&provider).list_keks(), Err(ProviderError::Damaged { .. })),
+            "cut at {cut}"
+        );
+    }
+}
+
+#[test]
+fn what_was_changed_with_its_checksum_is_seen_with_the_passphrase() {
+    let directory = tempfile::tempdir().unwrap();
+    let provider = create(&directory);
+    let ids = [provider.create_kek().unwrap(), provider.create_kek().unwrap()];
+    let good = fs::read(provider.path()).unwrap();
+    let record = |index: usize| HEAD + index * RECORD..HEAD + (index + 1) * RECORD;
+    type Forgery = (&'static str, fn(&mut Vec<u8>));
+    let forgeries: [Forgery; 5] = [
+        ("two keys swapped under their ids", |file| {
+            for at in 0..40 {
+                file.swap(HEAD + 32 + at, HEAD + RECORD + 32 + at);
+            }
+        }),
+        ("a key taken out", |file| {
+            file.drain(HEAD..HEAD + RECORD);
+            file[136] = 1;
+        }),
+        ("a state changed", |file| file[HEAD + 24] = 3),
+        ("a date changed", |file| file[HEAD + 16] ^= 1),
+        ("the seal changed", |file| {
+            let at = file.len() - 72;
+            file[at] ^= 1;
+        }),
+    ];
+    assert_ne!(good[record(0)], good[record(1)]);
+    for (what, forge) in forgeries {
+        let mut bad = good.clone();
+        forge(&mut bad);
+        rehash(&mut bad);
+        fs::write(provider.path(), &bad).unwrap();
+        let again = reopened(&provider);
+        assert!(again.list_keks().is_ok(), "{what}: the checksum should match");
+        assert!(matches!(again.unlock(&secret(b"passphrase")), Err(ProviderError::Damaged { .. })), "{what}");
+        // A provider that is unlocked already does not fall for it either.
+        assert!(matches!(provider.fetch_kek(&ids[1]), Err(ProviderError::Damaged { .. })), "{what}");
+        assert!(matches!(provider.create_kek(), Err(ProviderError::Damaged { .. })), "{what}");
+        assert_eq!(fs::read(provider.path()).unwrap(), bad, "{what}");
+    }
+}
+
+#[test]
+fn other_versions_and_costs_are_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let provider = create(&directory);
+    let good = fs::read(provider.path()).unwrap();
+    for (at, value, expected) in [
+        (16, 2_u32, "version 2"),
+        (20, u32::MAX, "parameters"),
+        (24, 0, "parameters"),
+        (28, 65, "parameters"),
+        (136, 1000, "1000 keys"),
+    ] {
+        let mut bad = good.clone();
+        bad[at..at + 4].copy_from_slice(&value.to_le_bytes());
+        rehash(&mut bad);
+        fs::write(provider.path(), &bad).unwrap();
+        let error = reopened(&provider).unlock(&secret(b"passphrase")).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
+#[test]
+fn neither_keys_nor_passphrase_are_in_the_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let provider = create(&directory);
+    let kek = provider.fetch_kek(&provider.create_kek().unwrap()).unwrap();
+    let file = fs::read(provider.path()).unwrap();
+    assert!(!file.windows(16).any(|window| window == &kek.expose()[..16]));
+    assert!(!file.windows(10).any(|window| window == b"passphrase"));
+}
+
+#[test]
+fn the_default_cost_derives_what_argon2_derives() {
+    // RFC 9106, section 4, second recommended option; libcrypto 3.2 and later and the argon2 tool give the same.
+    assert_eq!(KdfCost::DEFAULT.parameters(), [65536, 3, 4]);
+}
+
+/// Gives a forged file the checksum that anyone can compute.
+fn rehash(file: &mut [u8]) {
+    use sha2::{Digest, Sha256};
+    let end = file.len();
+    let digest = Sha256::digest(&file[..end - 72]);
+    file[end - 32..].copy_from_slice(&digest);
+}
