@@ -10,6 +10,8 @@ EX_SOFTWARE=70
 # As timeout(1) and git-bisect(1) use them: the time limit passed; the guest said nothing about its command.
 EX_TIMED_OUT=124
 EX_GUEST_DIED=125
+# As if SIGPIPE had ended us.
+EX_PIPE=141
 
 VERBOSE=${VERBOSE:-0}
 

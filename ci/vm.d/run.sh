@@ -14,6 +14,9 @@ GRACE=10
 KERNEL_PARAMETERS='console=ttyS0 quiet panic=-1 oops=panic mitigations=off secretmem.enable=1 cryptomgr.notests
   apparmor=0 selinux=0 net.ifnames=0'
 
+# How the kernel begins to say that something in it is wrong.
+COMPLAINTS='\] (WARNING|BUG|INFO: task|INFO: rcu)'
+
 cleanup() {
   local pid
   for pid in ${QEMU_PID:-} ${HELPERS[@]+"${HELPERS[@]}"}; do kill "$pid" 2>/dev/null || true; done
@@ -104,7 +107,7 @@ start_qemu() {
   # Standard input has to be named, or a command in the background gets none.
   setpriv --pdeathsig KILL "${QEMU[@]}" -name blkseal-vm -M q35 -nodefaults -no-user-config -no-reboot -display none \
     "${MACHINE[@]}" -smp "$SMP" -m "$MEMORY" -nic none \
-    -kernel "$CACHE/kernels/$SERIES/vmlinuz" -initrd "$RUN_DIR/initramfs" \
+    -kernel "$CACHE/kernels/$SERIES/kernel" -initrd "$RUN_DIR/initramfs" \
     -append "${KERNEL_PARAMETERS//$'\n'/} $(known_clock) $APPEND" \
     -chardev "file,id=console,path=$RUN_DIR/console" -serial chardev:console \
     -device 'virtio-serial-pci,max_ports=8' -object rng-random,id=rng,filename=/dev/urandom \
@@ -146,7 +149,8 @@ clock_file() { printf '%s/clock-%s\n' "$CACHE" "$(</proc/sys/kernel/random/boot_
 learn_clock() {
   local mhz=${1##* } file
   file=$(clock_file)
-  if ((!USE_KVM)) && [[ ! -e $file && $mhz =~ ^[0-9]+\.[0-9]{3}$ ]]; then
+  if ((USE_KVM)) || [[ ! $mhz =~ ^[0-9]+\.[0-9]{3}$ ]]; then return; fi
+  if [[ ! -e $file || $(<"$file") == unknown ]]; then
     rm -f "$CACHE"/clock-*
     printf '%s\n' "${mhz/./}" >"$file.tmp.$$"
     mv "$file.tmp.$$" "$file"
@@ -156,8 +160,19 @@ learn_clock() {
 known_clock() {
   local file
   file=$(clock_file)
-  if ((!USE_KVM)) && [[ -e $file ]]; then printf 'tsc_early_khz=%s\n' "$(<"$file")"; fi
+  if ((USE_KVM)); then return; fi
+  if [[ -e $file && $(<"$file") != unknown ]]; then
+    printf 'tsc_early_khz=%s\n' "$(<"$file")"
+  else
+    # An emulated clock is slow to read, but right.
+    printf 'clocksource=hpet\n'
+  fi
 }
+
+# Nobody reads what the command says any more (ci/vm run ... | head): then there is no use in going on.
+copy_out() {
+  cat "$1" || echo closed >"$RUN_DIR/verdict"
+} 2>/dev/null
 
 # run_guest: sets STATUS to what ci/vm shall exit with.
 run_guest() {
@@ -169,9 +184,9 @@ run_guest() {
   if ((!INTERACTIVE)); then
     exec {STDIN}</dev/null
     mkfifo "$RUN_DIR/out" "$RUN_DIR/err"
-    cat "$RUN_DIR/out" &
+    copy_out "$RUN_DIR/out" &
     copiers+=($!)
-    cat "$RUN_DIR/err" >&2 &
+    copy_out "$RUN_DIR/err" >&2 &
     copiers+=($!)
     HELPERS+=("${copiers[@]}")
   fi
@@ -205,6 +220,7 @@ run_guest() {
   if ((${#copiers[@]})); then wait "${copiers[@]}" 2>/dev/null || true; fi
   case $VERDICT in
     exit\ [0-9]*) STATUS=${VERDICT#exit } ;;
+    closed) STATUS=$EX_PIPE ;;
     gone) guest_died 'the guest ended without a verdict on its command' ;;
     timeout)
       STATUS=$EX_TIMED_OUT
@@ -248,9 +264,9 @@ keep_log() {
   fi
   if ((QUIET)); then return; fi
   if ((STATUS != 0 && !INTERACTIVE)); then say "exit $STATUS; the kernel's log: $log"; fi
-  if ((!${FAILED:-0})) && grep -a -q -E 'WARNING: |BUG: |blocked for more than' "$RUN_DIR/console"; then
+  if ((!${FAILED:-0})) && grep -a -q -E "$COMPLAINTS" "$RUN_DIR/console"; then
     say 'the kernel complained while the command ran:'
-    grep -a -E -A 3 'WARNING: |BUG: |blocked for more than' "$RUN_DIR/console" | tr -d '\r' | head -n 20 | sed 's/^/  /' >&2
+    grep -a -E -A 3 "$COMPLAINTS" "$RUN_DIR/console" | tr -d '\r' | head -n 20 | sed 's/^/  /' >&2
   fi
   if ((VERBOSE)); then tr -d '\r' <"$RUN_DIR/console" | sed 's/^/  /' >&2; fi
 }
