@@ -1,0 +1,15 @@
+//! What users rely on, under a real kernel with ublk: run by `ci/test` inside `ci/vm`, as root of a guest that is
+//! thrown away. Each test starts a daemon of its own and leaves nothing behind.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+mod bad_input;
+mod durability;
+mod equals_dm_crypt;
+mod errors;
+mod filesystems;
+mod fio_verify;
+mod lifecycle;
+mod memory;

@@ -1,0 +1,9 @@
+//! A host to test on: a daemon with directories of its own, images, and the tools that serve as oracles.
+
+pub mod disk;
+pub mod host;
+pub mod shell;
+
+pub use disk::{Disk, Pattern};
+pub use host::{Host, Volume};
+pub use shell::{fails, run, run_in};
