@@ -53,15 +53,27 @@ fn wrong_keys_and_unknown_names() {
     refused_without_change(&host, &["open", "known"], LOCKED, &["keys"], &backing);
     host.blkseal(&["provider", "unlock", "keys", "--key-file", &host.path("key")]);
 
-    refused(&host, &["provider", "unlock", "nobody", "--key-file", &host.path("key")], NOT_FOUND, &["nobody"]);
+    refused(
+        &host,
+        &["provider", "unlock", "nobody", "--key-file", &host.path("key")],
+        NOT_FOUND,
+        &["nobody"],
+    );
     refused(&host, &["provider", "default", "nobody"], NOT_FOUND, &["nobody"]);
     refused(&host, &["provider", "remove", "keys"], BUSY, &["keys", "known"]);
-    refused(&host, &["provider", "add", "native", "keys", "--key-file", &host.path("key")], EXISTS, &["keys"]);
+    refused(
+        &host,
+        &["provider", "add", "native", "keys", "--key-file", &host.path("key")],
+        EXISTS,
+        &["keys"],
+    );
     refused(&host, &["open", "nothing"], NOT_FOUND, &["nothing"]);
     refused(&host, &["close", "known"], NOT_FOUND, &["known"]);
     refused(&host, &["status", "nothing"], NOT_FOUND, &["nothing"]);
     refused(&host, &["open", "known", "--cpu-path", "abacus"], BAD_ARGUMENT, &["abacus"]);
-    for (option, value) in [("--queues", "0"), ("--queues", "99999"), ("--depth", "5000"), ("--max-io", "5000")] {
+    for (option, value) in
+        [("--queues", "0"), ("--queues", "99999"), ("--depth", "5000"), ("--max-io", "5000")]
+    {
         refused(&host, &["open", "known", option, value], BAD_ARGUMENT, &[]);
     }
 }
@@ -76,9 +88,8 @@ fn no_daemon() {
 #[test]
 fn backings_that_cannot_be_used() {
     let host = Host::start();
-    let create = |backing: &str| -> Vec<String> {
-        ["create", backing, "--name", "new"].map(str::to_owned).to_vec()
-    };
+    let create =
+        |backing: &str| -> Vec<String> { ["create", backing, "--name", "new"].map(str::to_owned).to_vec() };
     let refuse = |backing: &str, code: i32, named: &[&str]| {
         let arguments = create(backing);
         let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
@@ -96,7 +107,10 @@ fn backings_that_cannot_be_used() {
     run(&format!("mkfs.ext4 -q {ext4}"));
     refuse(&ext4, EXISTS, &["ext4", "--force"]);
     let luks = host.image("luks", 32 << 20);
-    run(&format!("cryptsetup luksFormat -q --type luks2 --pbkdf pbkdf2 --pbkdf-force-iterations 1000 --key-file {} {luks}", host.path("key")));
+    run(&format!(
+        "cryptsetup luksFormat -q --type luks2 --pbkdf pbkdf2 --pbkdf-force-iterations 1000 --key-file {} {luks}",
+        host.path("key")
+    ));
     refuse(&luks, EXISTS, &["luks", "--force"]);
     host.create("forced", &ext4, &["--force"]);
 
@@ -217,7 +231,15 @@ fn replace_token_unchecked(backing: &str, json: &str) {
 fn not_root() {
     let host = Host::start();
     let output = std::process::Command::new("setpriv")
-        .args(["--reuid=65534", "--regid=65534", "--clear-groups", "blkseal", "daemon", "--socket", "/tmp/nobody.sock"])
+        .args([
+            "--reuid=65534",
+            "--regid=65534",
+            "--clear-groups",
+            "blkseal",
+            "daemon",
+            "--socket",
+            "/tmp/nobody.sock",
+        ])
         .output()
         .unwrap();
     check(&["daemon"], &output, 77, &["root"]);

@@ -32,7 +32,9 @@ impl Log {
         let name = "vmtest-log".to_owned();
         let table = format!("0 {} log-writes {} {}", bytes / 512, loops[0], loops[1]);
         run("modprobe dm-log-writes");
-        crate::support::run_in(std::process::Command::new("dmsetup").args(["create", &name, "--table", &table]));
+        crate::support::run_in(
+            std::process::Command::new("dmsetup").args(["create", &name, "--table", &table]),
+        );
         Self { name, loops, log }
     }
 
@@ -123,7 +125,9 @@ fn the_device_announces_a_volatile_cache() {
 }
 
 fn discard(path: &Path) -> std::process::Output {
-    crate::support::shell::command(&format!("blkdiscard -f -o 1048576 -l 2097152 {}", path.display())).output().unwrap()
+    crate::support::shell::command(&format!("blkdiscard -f -o 1048576 -l 2097152 {}", path.display()))
+        .output()
+        .unwrap()
 }
 
 #[test]
@@ -144,7 +148,12 @@ fn discard_is_off_unless_allowed() {
     let (first, end) = (DATA + 2048, DATA + 2048 + 4096);
     let discarded: u64 = entries.iter().filter(|e| e.flags & DISCARD != 0).map(|e| e.count).sum();
     assert_eq!(discarded, 4096, "all of the range, and no more");
-    assert!(entries.iter().filter(|e| e.flags & DISCARD != 0).all(|e| e.first >= first && e.first + e.count <= end));
+    assert!(
+        entries
+            .iter()
+            .filter(|e| e.flags & DISCARD != 0)
+            .all(|e| e.first >= first && e.first + e.count <= end)
+    );
     volume.close();
 }
 

@@ -20,7 +20,10 @@ fn fill(mount_point: &str) -> String {
 }
 
 fn checksums(mount_point: &str) -> String {
-    run_in(command("sh -c").arg(format!("cd {mount_point} && find . -type f -print0 | sort -z | xargs -0 sha256sum")))
+    run_in(
+        command("sh -c")
+            .arg(format!("cd {mount_point} && find . -type f -print0 | sort -z | xargs -0 sha256sum")),
+    )
 }
 
 fn mounted<R>(device: &Path, mount_point: &str, user: impl FnOnce() -> R) -> R {

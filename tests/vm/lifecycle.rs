@@ -148,7 +148,11 @@ fn a_volume_outlives_its_daemon_and_is_adopted() {
         host.start_daemon();
         disk.write(65536, &data).unwrap();
         drop(disk);
-        assert_eq!(host.json(&["status", "orphan"])["device"]["pid"], worker, "the same worker, after {signal}");
+        assert_eq!(
+            host.json(&["status", "orphan"])["device"]["pid"],
+            worker,
+            "the same worker, after {signal}"
+        );
         run("udevadm settle");
         host.blkseal(&["close", "orphan"]);
         host.blkseal(&["provider", "unlock", "keys", "--key-file", &host.path("key")]);

@@ -75,8 +75,12 @@ pub struct Disk {
 impl Disk {
     /// Opens `path` with further `flags` of open(2).
     pub fn open(path: &Path, flags: i32) -> Self {
-        let file =
-            OpenOptions::new().read(true).write(true).custom_flags(libc::O_DIRECT | flags).open(path).unwrap();
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_DIRECT | flags)
+            .open(path)
+            .unwrap();
         let bytes = super::run(&format!("blockdev --getsize64 {}", path.display())).trim().parse().unwrap();
         Self { file, bytes }
     }

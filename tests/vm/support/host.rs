@@ -86,7 +86,13 @@ impl Host {
     /// Runs a `blkseal` command, which must succeed, and gives its standard output.
     pub fn blkseal(&self, arguments: &[&str]) -> String {
         let output = self.try_blkseal(arguments);
-        assert!(output.status.success(), "{arguments:?}: {}\n{}\n{}", output.status, said(&output), self.log());
+        assert!(
+            output.status.success(),
+            "{arguments:?}: {}\n{}\n{}",
+            output.status,
+            said(&output),
+            self.log()
+        );
         String::from_utf8(output.stdout).unwrap()
     }
 

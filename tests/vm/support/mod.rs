@@ -6,4 +6,4 @@ pub mod shell;
 
 pub use disk::{Disk, Pattern};
 pub use host::{Host, Volume};
-pub use shell::{fails, run, run_in};
+pub use shell::{run, run_in};

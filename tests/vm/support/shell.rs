@@ -14,13 +14,6 @@ pub fn run_in(command: &mut Command) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// Runs `words`, which must fail.
-pub fn fails(words: &str) -> Output {
-    let output = command(words).stdin(Stdio::null()).output().unwrap();
-    assert!(!output.status.success(), "{words}: succeeded\n{}", said(&output));
-    output
-}
-
 /// The command of `words`, split at white space.
 pub fn command(words: &str) -> Command {
     let mut words = words.split_whitespace();
