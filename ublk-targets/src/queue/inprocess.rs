@@ -32,7 +32,8 @@ pub fn serve<T: Target>(
 ) -> io::Result<QueueStats> {
     let placeholder = std::fs::File::open("/dev/null")?;
     let backing = target.backing_fd().unwrap_or(placeholder.as_raw_fd());
-    ring::set_up(u32::from(depth).next_power_of_two(), &[placeholder.as_raw_fd(), backing])?;
+    ring::set_up(depth)?;
+    ring::register(&[placeholder.as_raw_fd(), backing])?;
     let buffers = (0..depth).map(|_| TagBuffer::new(buffer_bytes)).collect::<io::Result<Vec<_>>>()?;
     let stats = QueueStats::default();
     {

@@ -32,14 +32,26 @@ pub(crate) async unsafe fn submit(entry: squeue::Entry) -> Result<u32, IoError> 
     }
 }
 
-/// Gives this thread a ring of its own without a ublk device, with `files` registered from index 0.
-pub(super) fn set_up(entries: u32, files: &[RawFd]) -> io::Result<()> {
-    let ring = IoUring::builder().setup_single_issuer().setup_defer_taskrun().build(entries)?;
-    ring.submitter().register_files(files)?;
+/// Gives this thread its ring, with room for one operation of each of `depth` tags.
+///
+/// Completions are delivered when the thread waits for them, not by interrupting it (io_uring_setup(2),
+/// IORING_SETUP_DEFER_TASKRUN), where the kernel (6.1) has that.
+pub(super) fn set_up(depth: u16) -> io::Result<()> {
+    let entries = u32::from(depth);
+    let ring = IoUring::builder()
+        .setup_single_issuer()
+        .setup_defer_taskrun()
+        .build(entries)
+        .or_else(|_| IoUring::builder().setup_coop_taskrun().build(entries))?;
     ublk_init_task_ring(|cell| {
         cell.set(RefCell::new(ring)).map_err(|_| libublk::UblkError::OtherError(-libc::EBUSY))
     })
     .map_err(|_| io::Error::from(io::ErrorKind::ResourceBusy))
+}
+
+/// Registers `files` with this thread's ring, from index 0.
+pub(super) fn register(files: &[RawFd]) -> io::Result<()> {
+    libublk::io::with_task_io_ring(|ring| ring.submitter().register_files(files))
 }
 
 /// Hands over what tasks have queued, waits for one end at least, and wakes the tasks that waited for it.

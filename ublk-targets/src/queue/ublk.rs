@@ -6,7 +6,7 @@ use libublk::io::{UblkDev, UblkQueue};
 use smol::LocalExecutor;
 use std::rc::Rc;
 
-use super::execute;
+use super::{execute, ring};
 use crate::buffer::TagBuffer;
 use crate::request::Descriptor;
 use crate::stats::QueueStats;
@@ -24,6 +24,7 @@ pub(crate) fn serve<T: Target>(index: u16, device: &UblkDev, target: &T, stats: 
 }
 
 fn run<T: Target>(index: u16, device: &UblkDev, target: &T, stats: &QueueStats) -> Result<(), UblkError> {
+    ring::set_up(device.dev_info.queue_depth)?;
     let queue = Rc::new(UblkQueue::new(index, device)?);
     // All buffers exist before the device starts, so that no request ever waits for memory.
     let buffers = queue
