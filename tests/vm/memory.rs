@@ -77,15 +77,16 @@ fn assert_process_clean(who: &str, pid: u32, needles: &[(String, Vec<u8>)]) {
 
 /// The KEK of the host's provider, taken out of its file as only its key file allows.
 fn kek(host: &Host) -> Vec<u8> {
-    use blkseal::provider::{KeyProvider, native};
+    use blkseal::provider::KeyProvider;
+    use blkseal::provider::native::NativeProvider;
     use ublk_targets::secret::Secret;
     let mut seal = Secret::zeroed(KEY_FILE.len()).unwrap();
     seal.expose_mut().copy_from_slice(KEY_FILE.as_bytes());
     let file = find(Path::new(&host.path("state")), "keys");
-    let provider = native::NativeProvider::open("keys", &file).unwrap();
+    let provider = NativeProvider::new("keys".to_owned().try_into().unwrap(), file);
     provider.unlock(&seal).unwrap();
-    let id = provider.list().unwrap()[0].id.clone();
-    provider.fetch(&id).unwrap().expose().to_vec()
+    let id = provider.list_keks().unwrap()[0].id.clone();
+    provider.fetch_kek(&id).unwrap().expose().to_vec()
 }
 
 /// The provider's file below `dir`.
