@@ -1,3 +1,7 @@
-//! `blkseal`: encrypts the disks of a Linux virtualization host.
+//! `blkseal`: encrypts the disks of a virtualization host.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    blkseal::cli::run(std::env::args_os())
+}

@@ -31,7 +31,7 @@ pub use interface::{Interface, Method, Nothing};
 pub use messages::*;
 pub use name::{Name, NameError};
 pub use service::{Peer, Service, bind, serve, serve_connection};
-pub use socket::{MAX_CALL, MAX_DESCRIPTORS, MAX_REPLY, Secrets};
+pub use socket::{MAX_CALL, MAX_DESCRIPTORS, MAX_REPLY, MAX_SECRET, Secrets};
 
 /// Where the daemon listens unless told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/blkseal/daemon.sock";

@@ -20,7 +20,7 @@ pub const MAX_REPLY: usize = 16 << 20;
 /// Most descriptors beside one message.
 pub const MAX_DESCRIPTORS: usize = 4;
 /// Bytes of the longest passphrase or key file.
-const MAX_SECRET: usize = 8192;
+pub const MAX_SECRET: usize = 8192;
 const CHUNK: usize = 8192;
 
 /// Why no further message can be exchanged.

@@ -1,0 +1,29 @@
+//! `blkseal close`: the end of a volume's device.
+
+use clap::Args;
+
+use super::help;
+use super::session::Session;
+use super::values::VolumeArgument;
+use crate::control::{self, Failure};
+
+/// Close a volume: its device goes away and its key is wiped
+///
+/// Refused while the device is mounted or held open by anybody.
+#[derive(Debug, Args)]
+#[command(after_long_help = help::examples(help::CLOSE))]
+pub struct Close {
+    /// Its name, its UUID, or the path of its backing (with a '/')
+    volume: VolumeArgument,
+}
+
+impl Close {
+    /// Runs the verb.
+    pub fn run(self, session: Session) -> Result<(), Failure> {
+        let volume = self.volume.text();
+        let call = control::Close { volume: volume.clone() };
+        let closed = session.daemon()?.call_slow("closing the volume", &call, &[]);
+        let done = closed.map_err(|failure| self.volume.explain(failure))?;
+        session.output.answer(&done, |_| format!("{volume} is closed\n"))
+    }
+}

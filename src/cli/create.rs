@@ -1,0 +1,80 @@
+//! `blkseal create`: a new encrypted volume.
+
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use super::output::short_size;
+use super::session::Session;
+use super::{help, values};
+use crate::control::{self, Failure, FailureKind, Name, Volume};
+
+/// Make an encrypted volume of a block device or an image file
+///
+/// Writes a LUKS2 header and gives the volume a new random key, wrapped by the key provider's KEK. What the backing
+/// holds is lost; a backing in use is refused, and one with a file system or another header on it unless --force is
+/// given. Stock cryptsetup reads the volume once 'blkseal recovery add' has given it a passphrase.
+#[derive(Debug, Args)]
+#[command(after_long_help = help::examples(help::CREATE))]
+pub struct Create {
+    /// The block device or file that is to hold the encrypted data
+    #[arg(value_parser = values::path)]
+    backing: PathBuf,
+    /// What to call the volume [default: after the backing: vm1 for /srv/vm1.img]
+    #[arg(long)]
+    name: Option<Name>,
+    /// Whose KEK wraps the volume's key [default: the default provider]
+    #[arg(long, value_name = "NAME")]
+    provider: Option<Name>,
+    /// Put the header into FILE, to be made, and use all of the backing for data
+    #[arg(long, value_name = "FILE", value_parser = values::path)]
+    header: Option<PathBuf>,
+    /// Bytes of a sector, 512 or 4096 [default: 4096]
+    #[arg(long, value_name = "BYTES", value_parser = values::sector_size)]
+    sector_size: Option<u32>,
+    /// Overwrite a file system or another header on the backing
+    #[arg(long)]
+    force: bool,
+}
+
+impl Create {
+    /// Runs the verb.
+    pub fn run(self, session: Session) -> Result<(), Failure> {
+        let name = match self.name {
+            Some(name) => name,
+            None => name_after(&self.backing)?,
+        };
+        let call = control::Create {
+            name,
+            backing: self.backing,
+            header: self.header,
+            sector_size: self.sector_size,
+            provider: self.provider,
+            force: self.force,
+        };
+        let volume = session.daemon()?.call_slow("making the volume", &call, &[])?;
+        session.output.warn_of(&volume);
+        session.output.answer(&volume, text)
+    }
+}
+
+/// The name that a volume gets from the path of its backing: the file's name, without the extension of an image.
+fn name_after(backing: &Path) -> Result<Name, Failure> {
+    let is_device = backing.metadata().is_ok_and(|metadata| metadata.file_type().is_block_device());
+    let last = if is_device { backing.file_name() } else { backing.file_stem() };
+    let text = last.unwrap_or_default().to_string_lossy().into_owned();
+    text.parse().map_err(|error: control::NameError| {
+        Failure::from_error(FailureKind::InvalidArgument, &error).hint("give the volume a name with --name")
+    })
+}
+
+fn text(volume: &Volume) -> String {
+    let size = volume.size.map(|bytes| format!(": {}", short_size(bytes))).unwrap_or_default();
+    let kek = match (&volume.kek_id, &volume.provider) {
+        (Some(kek), Some(provider)) => format!(", its key wrapped by KEK {kek} of {provider}"),
+        _ => String::new(),
+    };
+    let name = &volume.name;
+    format!("volume {name} is made{size}{kek}\nopen it with: blkseal open {name}\n")
+}

@@ -1,0 +1,157 @@
+//! What `--help` teaches beyond the options. The manual pages are made of the same text.
+
+use std::fmt::Write;
+
+use crate::control::FailureKind;
+
+/// The first paragraphs of the long help.
+pub const ABOUT: &str = "\
+Encrypts the disks of a virtualization host below whatever uses them.
+
+A volume is a block device or an image file with a LUKS2 header. While it is open, its plaintext is the block device \
+/dev/blkseal/NAME, for a virtual machine or a file system; what reaches the backing is encrypted with AES-256-XTS. \
+The volume's key is wrapped by a key encryption key (KEK), which a key provider keeps.
+
+The daemon holds KEKs in locked memory and runs a worker process for each open volume. Every command but 'daemon', \
+'completions' and 'man' asks the daemon.";
+
+/// The end of the short help.
+pub const SHORT: &str =
+    "'blkseal --help' shows examples and exit codes, 'blkseal COMMAND --help' those of a command.";
+
+const TOP: &str = "
+  # a key provider on this host, and a volume on an image file
+  systemctl start blkseald
+  blkseal provider add native office
+  truncate -s 10G /srv/vm1.img
+  blkseal create /srv/vm1.img --name vm1
+  blkseal open vm1
+  mkfs.ext4 /dev/blkseal/vm1
+  blkseal status vm1
+  blkseal close vm1";
+
+/// Examples of `provider`.
+pub const PROVIDER: &str = "
+  blkseal provider add native office      # asks for a passphrase
+  blkseal provider list
+  blkseal provider unlock office          # after the daemon was started
+  blkseal provider lock office";
+
+/// Examples of `provider add native`.
+pub const PROVIDER_ADD: &str = "
+  blkseal provider add native office
+  blkseal provider add native office --key-file /root/office.key
+  blkseal provider add native office --passphrase-fd 3 3</run/secrets/office
+  blkseal provider add native office --store /mnt/usb/office.keys --default";
+
+/// Examples of `provider unlock`.
+pub const PROVIDER_UNLOCK: &str = "
+  blkseal provider unlock office
+  blkseal provider unlock office --key-file /root/office.key
+  secret-tool lookup host vm-host-7 | blkseal provider unlock office --passphrase-fd 0";
+
+/// Examples of `create`.
+pub const CREATE: &str = "
+  truncate -s 10G /srv/vm1.img && blkseal create /srv/vm1.img
+  blkseal create /dev/vg0/vm2 --name vm2 --provider office
+  blkseal create /dev/sdb --name vm3 --header /srv/headers/vm3.luks
+  blkseal create /dev/sdc --name old --sector-size 512 --force";
+
+/// Examples of `open`.
+pub const OPEN: &str = "
+  blkseal open vm1
+  blkseal open /srv/from-elsewhere.img --name vm9
+  blkseal open vm1 --read-only
+  blkseal open vm1 --allow-discards --queues 4 --depth 128";
+
+/// Examples of `close`.
+pub const CLOSE: &str = "
+  umount /dev/blkseal/vm1
+  blkseal close vm1";
+
+/// Examples of `list`.
+pub const LIST: &str = "
+  blkseal list
+  blkseal list --json | jq -r '.volumes[] | select(.state == \"locked\") | .name'";
+
+/// Examples of `status`.
+pub const STATUS: &str = "
+  blkseal status vm1
+  blkseal status ./vm1.img
+  blkseal status vm1 --json | jq .device.counters
+  blkseal status                          # the daemon itself";
+
+/// Examples of `recovery`.
+pub const RECOVERY: &str = "
+  blkseal recovery add vm1
+  blkseal close vm1
+  cryptsetup open /srv/vm1.img vm1-rescue # asks for the recovery passphrase
+  blkseal recovery remove vm1 --all";
+
+/// Examples of `recovery add`.
+pub const RECOVERY_ADD: &str = "
+  blkseal recovery add vm1
+  blkseal recovery add vm1 --key-file /root/vm1.recovery
+  blkseal recovery add vm1 --passphrase-fd 0 <passphrase.txt";
+
+/// Examples of `recovery remove`.
+pub const RECOVERY_REMOVE: &str = "
+  blkseal recovery remove vm1 --keyslot 0
+  blkseal recovery remove vm1 --all";
+
+/// Examples of `study`.
+pub const STUDY: &str = "
+  blkseal study null ceiling --size 1G
+  fio --name=read --rw=randread --bs=4k --direct=1 --filename=/dev/blkseal/ceiling
+  blkseal close ceiling
+  blkseal study plain raw /dev/nvme1n1";
+
+/// Examples of `completions`.
+pub const COMPLETIONS: &str = "
+  blkseal completions bash >/etc/bash_completion.d/blkseal
+  blkseal completions zsh >/usr/local/share/zsh/site-functions/_blkseal
+  blkseal completions fish >/etc/fish/completions/blkseal.fish";
+
+/// Examples of `man`.
+pub const MAN: &str = "
+  blkseal man /usr/local/share/man/man1 && man blkseal-open";
+
+/// The end of the long help of a command.
+pub fn examples(examples: &str) -> String {
+    format!("Examples:{examples}\n\nExit codes:\n  0 on success; 'blkseal --help' lists the others.")
+}
+
+/// The end of the long help of `blkseal` itself.
+pub fn top() -> String {
+    format!("Examples:{TOP}\n\nExit codes:\n{}", exit_codes())
+}
+
+/// A line an exit code.
+fn exit_codes() -> String {
+    let mut table = String::from("   0  it is done");
+    for kind in FailureKind::ALL {
+        let _ = write!(table, "\n  {:2}  {kind:?}: {}", kind.exit_code(), meaning(kind)); // a String takes all
+    }
+    table
+}
+
+fn meaning(kind: FailureKind) -> &'static str {
+    match kind {
+        FailureKind::WrongKey => "the passphrase, key file or key does not fit",
+        FailureKind::Busy => "the volume, device or backing is in use",
+        FailureKind::InvalidArgument => "an argument makes no sense",
+        FailureKind::BadData => "a header, token or size is damaged or unusable",
+        FailureKind::NoInput => "a backing, header or key file is missing",
+        FailureKind::NotFound => "no volume, provider or KEK of that name",
+        FailureKind::NoDaemon => "no daemon or no worker answers",
+        FailureKind::Internal => "a defect of blkseal itself",
+        FailureKind::System => "the system refused something, a memory limit for example",
+        FailureKind::NoUblk => "the kernel has no ublk driver",
+        FailureKind::Exists => "the name is taken, or the backing holds data that would be lost",
+        FailureKind::Io => "reading or writing failed",
+        FailureKind::Locked => "the KEK is not to be had now; the same command may succeed later",
+        FailureKind::Protocol => "client and daemon do not understand each other",
+        FailureKind::NotPermitted => "the caller may not do that",
+        FailureKind::Config => "a configuration or state file is malformed",
+    }
+}

@@ -1,0 +1,174 @@
+//! Arguments with a syntax of their own.
+
+use std::path::{Path, PathBuf};
+
+use crate::control::{Failure, FailureKind};
+
+/// Bytes: digits, then nothing or a unit of K, M, G, T or P (powers of 1024), which `iB` may follow.
+pub fn size(text: &str) -> Result<u64, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let shift = match unit.strip_suffix("iB").unwrap_or(unit) {
+        "" if unit.is_empty() => 0,
+        "K" | "k" => 10,
+        "M" | "m" => 20,
+        "G" | "g" => 30,
+        "T" | "t" => 40,
+        "P" | "p" => 50,
+        _ => {
+            return Err(
+                "a size is a number of bytes, or a number with K, M, G, T or P (powers of 1024)".into()
+            );
+        }
+    };
+    let too_large = || format!("a size is at most {} bytes", u64::MAX);
+    if number.is_empty() {
+        return Err("a size begins with a number".into());
+    }
+    let number: u64 = number.parse().map_err(|_| too_large())?;
+    number.checked_mul(1 << shift).ok_or_else(too_large)
+}
+
+/// The longest request of a device: a power of two from 4 KiB to 4 MiB.
+pub fn max_io(text: &str) -> Result<u32, String> {
+    match size(text)? {
+        bytes @ 4096..=0x40_0000 if bytes.is_power_of_two() => Ok(bytes as u32),
+        bytes => Err(format!("{bytes} is not a power of two from 4096 (4K) to 4194304 (4M)")),
+    }
+}
+
+/// The bytes of a sector.
+pub fn sector_size(text: &str) -> Result<u32, String> {
+    match size(text)? {
+        512 => Ok(512),
+        4096 => Ok(4096),
+        bytes => Err(format!("a sector has 512 or 4096 bytes, not {bytes}")),
+    }
+}
+
+/// A path, made absolute: the daemon works in another directory.
+pub fn path(text: &str) -> Result<PathBuf, String> {
+    std::path::absolute(text).map_err(|error| format!("cannot make '{text}' an absolute path: {error}"))
+}
+
+/// What a volume is called by: its name, its UUID, or the path of its backing, which has a `/`.
+#[derive(Clone, Debug)]
+pub struct VolumeArgument {
+    text: String,
+    given: String,
+}
+
+impl VolumeArgument {
+    /// What the daemon is to look for; a path is absolute.
+    pub fn text(&self) -> String {
+        self.text.clone()
+    }
+
+    /// Adds to a failure what the user may have meant: a file of this directory, named without a `/`.
+    pub fn explain(&self, failure: Failure) -> Failure {
+        let Self { text, given } = self;
+        if failure.kind == FailureKind::NotFound && text == given && Path::new(given).exists() {
+            failure.hint(format!("to name a volume by the path of its backing, write ./{given}"))
+        } else {
+            failure
+        }
+    }
+}
+
+impl std::str::FromStr for VolumeArgument {
+    type Err = String;
+
+    fn from_str(given: &str) -> Result<Self, String> {
+        let given = given.to_owned();
+        if given.is_empty() {
+            return Err("a volume has a name, a UUID or the path of its backing".into());
+        }
+        if !given.contains('/') {
+            return Ok(Self { text: given.clone(), given });
+        }
+        let text = path(&given)?.into_os_string().into_string();
+        let text = text.map_err(|path| format!("{} is not UTF-8", path.display()))?;
+        Ok(Self { text, given })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::{VolumeArgument, max_io, sector_size, size};
+
+    #[test]
+    fn sizes_take_units_of_1024() {
+        for (text, bytes) in [
+            ("0", 0),
+            ("512", 512),
+            ("4K", 4096),
+            ("4k", 4096),
+            ("256M", 256 << 20),
+            ("256MiB", 256 << 20),
+            ("3G", 3 << 30),
+            ("2T", 2 << 40),
+            ("16383P", 16383 << 50),
+            ("18446744073709551615", u64::MAX),
+        ] {
+            assert_eq!(size(text), Ok(bytes), "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes_that_cannot_be_are_refused_not_truncated() {
+        for text in [
+            "",
+            "K",
+            "iB",
+            "4iB",
+            "-1",
+            "+1",
+            "1.5G",
+            "4 K",
+            "4KB",
+            "4MB",
+            "0x10",
+            "16384P",
+            "18446744073709551616",
+            "99999999999999999999999999K",
+            "１K",
+        ] {
+            assert!(size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn limits_are_named() {
+        assert_eq!(max_io("4K"), Ok(4096));
+        assert_eq!(max_io("4M"), Ok(4 << 20));
+        for text in ["2K", "8M", "5000", "4294971392"] {
+            assert!(max_io(text).unwrap_err().contains("from 4096"), "{text}");
+        }
+        assert_eq!((sector_size("4K"), sector_size("512")), (Ok(4096), Ok(512)));
+        assert!(sector_size("4294967808").unwrap_err().contains("512 or 4096"));
+    }
+
+    #[test]
+    fn a_volume_with_a_slash_is_a_path() {
+        let volume = |text: &str| text.parse::<VolumeArgument>().map(|volume| volume.text());
+        let here = std::env::current_dir().unwrap();
+        assert_eq!(volume("vm1"), Ok("vm1".into()));
+        assert_eq!(volume("/dev/sdb"), Ok("/dev/sdb".into()));
+        assert_eq!(volume("./disk.img"), Ok(format!("{}/disk.img", here.display())));
+        assert!(volume("").is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn any_number_of_bytes_is_itself(bytes: u64) {
+            prop_assert_eq!(size(&bytes.to_string()), Ok(bytes));
+        }
+
+        #[test]
+        fn no_text_makes_it_panic(text: String) {
+            let _ = size(&text);
+        }
+    }
+}
