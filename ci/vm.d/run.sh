@@ -45,8 +45,7 @@ write_layers() {
   {
     printf 'TIMEOUT=%q\nUDEV=%q\nINTERACTIVE=%q\nONE_STREAM=%q\n' "$TIMEOUT" "$UDEV" "$INTERACTIVE" "$ONE_STREAM"
     if ((INTERACTIVE)); then
-      printf 'TERM_OUTSIDE=%q\nROWS=%q\nCOLUMNS=%q\n' "${TERM:-linux}" "$(tput lines 2>/dev/null || echo 24)" \
-        "$(tput cols 2>/dev/null || echo 80)"
+      printf 'TERM_OUTSIDE=%q\nWINDOW=%q\n' "${TERM:-linux}" "$(stty size)"
     fi
   } >"$root/.vm/settings"
   { cat "$CACHE/base/$SERIES/initramfs" && pack "$root"; } >"$RUN_DIR/initramfs"
