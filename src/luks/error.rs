@@ -14,6 +14,9 @@ pub enum LuksError {
     /// It is a directory, a pipe or the like.
     #[error("{} is neither a block device nor a regular file", .0.display())]
     WrongFileType(PathBuf),
+    /// libcryptsetup takes paths as C strings, and its bindings as UTF-8.
+    #[error("the path {} is not valid UTF-8", .0.display())]
+    Path(PathBuf),
     /// It cannot hold header and one sector.
     #[error("{} has {size} bytes, too few for a volume: at least {minimum} are needed", path.display())]
     TooSmall {
@@ -160,6 +163,7 @@ impl LuksError {
     /// What to do about it, as one sentence for the person who reads the message.
     pub fn hint(&self) -> Option<&'static str> {
         Some(match self {
+            Self::Path(_) => "name it through a symbolic link",
             Self::PartialSector { .. } => "round the size down, or choose a sector size of 512",
             Self::BlockSize { .. } => "use a sector size of 4096",
             Self::InUse { .. } => "unmount or close it first; --force does not help here",

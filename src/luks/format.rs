@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 use libcryptsetup_rs::consts::flags::CryptActivate;
 use libcryptsetup_rs::consts::vals::EncryptionFormat;
 use libcryptsetup_rs::{CryptDevice, CryptParamsLuks2, CryptParamsLuks2Ref, Either, LibcryptErr, TokenInput};
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use ublk_targets::secret::{Dek, scrub_stack};
 use uuid::Uuid;
@@ -44,6 +46,7 @@ impl Default for FormatOptions {
 /// Makes the volume at `place`: a LUKS2 header with the digest of `dek`, `token`, and no keyslot. Where it refuses,
 /// nothing has been written. The data area is left as it is: it reads as noise until it is written.
 pub fn format(place: &Place, options: &FormatOptions, dek: &Dek, token: &Token) -> Result<Header, LuksError> {
+    place.check_paths()?;
     check_options(options)?;
     let backing = &place.backing;
     let file = claim(backing, 0)?;
@@ -58,6 +61,7 @@ pub fn format(place: &Place, options: &FormatOptions, dek: &Dek, token: &Token) 
     let image = compose(place, options, dek, token)?;
     match &place.header {
         Placement::Attached => {
+            reserve(&file, backing)?;
             erase(&file, size, backing, options)?;
             place_attached(&file, backing, &image)?;
         }
@@ -196,6 +200,18 @@ fn compose_in(
 
 fn allow_discards(device: &mut CryptDevice) -> Result<(), LibcryptErr> {
     device.luks2_flag_handle::<CryptActivate>().persistent_flags_set(CryptActivate::ALLOW_DISCARDS)
+}
+
+/// Has a file's blocks ready for the header, so that a full file system shows before anything is written.
+fn reserve(file: &File, path: &Path) -> Result<(), LuksError> {
+    if !file.metadata().is_ok_and(|metadata| metadata.is_file()) {
+        return Ok(());
+    }
+    match fallocate(file, FallocateFlags::empty(), 0, ATTACHED_DATA_OFFSET as i64) {
+        // Where a file system cannot reserve, the writes themselves tell.
+        Ok(()) | Err(Errno::EOPNOTSUPP) => Ok(()),
+        Err(e) => Err(LuksError::io("reserve space for the header of", path, e.into())),
+    }
 }
 
 /// Writes a header before the data. What was there is gone before the first byte of the new header is written, so that

@@ -61,6 +61,7 @@ pub(super) struct Loaded {
 }
 
 pub(super) fn load(place: &Place) -> Result<Loaded, LuksError> {
+    place.check_paths()?;
     let path = place.header_path();
     let backing_size = size_of(place)?;
     let copies = Copies::read(path)?;

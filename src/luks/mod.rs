@@ -76,4 +76,12 @@ impl Place {
             Placement::Detached(path) => path,
         }
     }
+
+    /// That libcryptsetup can be told where the volume is.
+    fn check_paths(&self) -> Result<(), LuksError> {
+        match [self.backing.as_path(), self.header_path()].into_iter().find(|path| path.to_str().is_none()) {
+            Some(path) => Err(LuksError::Path(path.to_owned())),
+            None => Ok(()),
+        }
+    }
 }

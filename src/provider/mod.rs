@@ -17,7 +17,7 @@ mod registry;
 pub mod wrap;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use error::ProviderError;
 pub use names::{KekId, NameError, ProviderName};

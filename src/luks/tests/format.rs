@@ -144,30 +144,7 @@ fn making_a_volume_leaves_no_key_byte_in_ordinary_memory() {
     header.recovery_add_cheaply(&dek, &secret(b"correct horse")).unwrap();
     header.verify(&dek).unwrap();
     for half in [&dek.expose()[..32], &dek.expose()[32..]] {
-        let found = places_in_memory(half);
+        let found = crate::provider::tests::memory::places_of(half);
         assert!(found.is_empty(), "the DEK is still at {found:x?}");
     }
-}
-
-/// Where `needle` is in this process, but for the page that it is in itself.
-fn places_in_memory(needle: &[u8]) -> Vec<u64> {
-    use std::os::unix::fs::FileExt;
-    let own_page = needle.as_ptr().addr() as u64 / 4096;
-    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
-    let memory = std::fs::File::open("/proc/self/mem").unwrap();
-    let mut found = Vec::new();
-    let mut buffer = Vec::new();
-    for line in maps.lines().filter(|line| line.contains(" rw")) {
-        let (start, end) = line.split(' ').next().unwrap().split_once('-').unwrap();
-        let [start, end] = [start, end].map(|address| u64::from_str_radix(address, 16).unwrap());
-        buffer.resize((end - start) as usize, 0);
-        if memory.read_exact_at(&mut buffer, start).is_err() {
-            continue; // Another thread has unmapped it since, or these are memfd_secret pages.
-        }
-        let hits = (0..=buffer.len().saturating_sub(needle.len()))
-            .filter(|&at| buffer[at] == needle[0] && buffer[at..].starts_with(needle));
-        found.extend(hits.map(|at| start + at as u64).filter(|address| address / 4096 != own_page));
-    }
-    buffer.fill(0);
-    found
 }

@@ -49,6 +49,33 @@ fn sizes_and_labels_are_checked() {
 }
 
 #[test]
+fn a_full_file_system_is_seen_before_anything_is_written() {
+    let bench = Bench::new();
+    let directory = bench.path("small");
+    std::fs::create_dir(&directory).unwrap();
+    let mounted =
+        Command::new("mount").args(["-t", "tmpfs", "-o", "size=4m", "tmpfs"]).arg(&directory).status();
+    if !mounted.unwrap().success() {
+        return; // No right to mount here.
+    }
+    let place = Place::attached(directory.join("disk"));
+    std::fs::File::create(&place.backing).unwrap().set_len(20 * MIB).unwrap();
+    let error = std::panic::catch_unwind(|| refused(&place, &force()));
+    assert!(Command::new("umount").arg(&directory).status().unwrap().success());
+    assert!(matches!(error.unwrap(), LuksError::Io { action: "reserve space for the header of", .. }));
+}
+
+#[test]
+fn a_path_that_libcryptsetup_cannot_take_is_refused() {
+    use std::os::unix::ffi::OsStrExt;
+    let bench = Bench::new();
+    let odd = bench.directory.path().join(std::ffi::OsStr::from_bytes(b"disk-\xff"));
+    std::fs::rename(bench.image("disk", 20 * MIB), &odd).unwrap();
+    assert!(matches!(refused(&Place::attached(&odd), &force()), LuksError::Path(_)));
+    assert!(matches!(open(&Place::attached(&odd)), Err(LuksError::Path(_))));
+}
+
+#[test]
 fn what_is_on_it_is_named() {
     let bench = Bench::new();
     let path = bench.path("disk");

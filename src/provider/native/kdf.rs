@@ -78,3 +78,29 @@ impl Drop for Memory {
 fn refused(error: argon2::Error) -> ProviderError {
     ProviderError::Derivation(error.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// From libargon2 20171227, `argon2id_hash_raw`, for this passphrase, salt 00 01 .. 1f and these costs.
+    const KNOWN: [([u32; 3], &str); 3] = [
+        ([32, 1, 1], "89c46c4c92aac4a0498f49c6d76cd0e167315fb58598aa9b78444a9cf58fc5a4"),
+        ([64, 2, 2], "5bb25b9d3247ec86c8ce1a4939584fb24d89a94a67a096d60d0510056d9513fe"),
+        ([65536, 3, 4], "fc5d642bb060f1becda3a96cf47ed429465a98babc939c96228302fc85e53a4f"),
+    ];
+
+    #[test]
+    fn libargon2_derives_the_same() {
+        let passphrase = b"correct horse";
+        let mut secret = Secret::zeroed(passphrase.len()).unwrap();
+        secret.expose_mut().copy_from_slice(passphrase);
+        let salt = std::array::from_fn(|index| index as u8);
+        for ([memory_kib, passes, lanes], expected) in KNOWN {
+            let cost = KdfCost::new(memory_kib, passes, lanes).unwrap();
+            let key = derive(&secret, &salt, cost).unwrap();
+            let found: String = key.expose().iter().map(|byte| format!("{byte:02x}")).collect();
+            assert_eq!(found, expected);
+        }
+    }
+}

@@ -1,3 +1,4 @@
+pub(crate) mod memory;
 mod native;
 mod registry;
 mod wrap;

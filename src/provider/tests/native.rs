@@ -1,5 +1,7 @@
 use std::fs;
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::provider::native::{KdfCost, NativeProvider};
 
@@ -193,8 +195,8 @@ fn neither_keys_nor_passphrase_are_in_the_file() {
 }
 
 #[test]
-fn the_default_cost_derives_what_argon2_derives() {
-    // RFC 9106, section 4, second recommended option; libcrypto 3.2 and later and the argon2 tool give the same.
+fn the_default_cost_is_what_the_rfc_recommends() {
+    // RFC 9106, section 4, second recommended option.
     assert_eq!(KdfCost::DEFAULT.parameters(), [65536, 3, 4]);
 }
 
@@ -204,4 +206,21 @@ fn rehash(file: &mut [u8]) {
     let end = file.len();
     let digest = Sha256::digest(&file[..end - 72]);
     file[end - 32..].copy_from_slice(&digest);
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_make_the_parser_panic(changes in prop::collection::vec((0..HEAD + 2 * RECORD, any::<u8>()), 1..8)) {
+        let directory = tempfile::tempdir().unwrap();
+        let provider = create(&directory);
+        provider.create_kek().unwrap();
+        provider.create_kek().unwrap();
+        let mut file = fs::read(provider.path()).unwrap();
+        let good = file.clone();
+        changes.iter().for_each(|&(at, value)| file[at] = value);
+        rehash(&mut file);
+        fs::write(provider.path(), &file).unwrap();
+        // The cost may have become one that takes minutes, so that only an unlocked provider is asked.
+        prop_assert_eq!(provider.create_kek().is_ok(), file == good);
+    }
 }
