@@ -85,7 +85,9 @@ fn a_token_exchange_cut_off_anywhere_leaves_one_of_the_two() {
     // have reached the disk: prefixes, suffixes and single ones stand for them.
     let copy = 16 * 1024;
     for start in [0, copy] {
-        for cut in (0..=copy).step_by(512) {
+        // Cuts within sectors that are the same in both give the same bytes as the cut before.
+        let differs = |cut: &usize| *cut == copy || old[start + cut..][..512] != new[start + cut..][..512];
+        for cut in (0..=copy).step_by(512).filter(differs) {
             for (from, to) in [(0, cut), (cut, copy), (cut, (cut + 512).min(copy))] {
                 let mut torn = old.clone();
                 torn[..start].copy_from_slice(&new[..start]);

@@ -123,7 +123,9 @@ fn a_header_put_in_place_by_halves_is_none_or_whole() {
     let path = &header.place.backing;
     let whole = std::fs::read(path).unwrap();
     // The writes of `place_attached` in order, cut off after each sector of the header's two copies.
-    for cut in (0..=32 * 1024).step_by(512) {
+    let matters =
+        |cut: &usize| cut.is_multiple_of(4096) || whole[*cut..][..512].iter().any(|&byte| byte != 0);
+    for cut in (0..=32 * 1024).step_by(512).filter(matters) {
         let mut torn = whole.clone();
         torn[cut..16 * MIB as usize].fill(0);
         std::fs::write(path, &torn).unwrap();
