@@ -10,11 +10,17 @@ use super::CipherError;
 pub enum CpuPath {
     /// The `aes` crate in batches: any CPU.
     Portable,
+    /// AES-NI with 128-bit registers (x86-64 with AVX).
+    AesNi,
+    /// VAES with 256-bit registers (x86-64 with AVX2).
+    Vaes256,
+    /// VAES with 512-bit registers (x86-64 with AVX-512 F and BW).
+    Vaes512,
 }
 
 impl CpuPath {
     /// Every path, the fastest first.
-    pub const ALL: [Self; 1] = [Self::Portable];
+    pub const ALL: [Self; 4] = [Self::Vaes512, Self::Vaes256, Self::AesNi, Self::Portable];
 
     /// The paths that this CPU has, the fastest first. [`CpuPath::Portable`] is always among them.
     pub fn available() -> Vec<Self> {
@@ -28,15 +34,28 @@ impl CpuPath {
 
     /// Whether this CPU, and the operating system on it, has the instructions of this path.
     pub fn is_available(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
         match self {
             Self::Portable => true,
+            Self::AesNi => is_x86_feature_detected!("aes") && is_x86_feature_detected!("avx"),
+            Self::Vaes256 => is_x86_feature_detected!("vaes") && is_x86_feature_detected!("avx2"),
+            Self::Vaes512 => {
+                is_x86_feature_detected!("vaes")
+                    && is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+            }
         }
+        #[cfg(not(target_arch = "x86_64"))]
+        matches!(self, Self::Portable)
     }
 
     /// The name that `--cpu-path` takes and `status` shows.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Portable => "portable",
+            Self::AesNi => "aesni",
+            Self::Vaes256 => "vaes256",
+            Self::Vaes512 => "vaes512",
         }
     }
 }

@@ -8,19 +8,20 @@
 //! `iv_large_sectors`), as 64 bits little endian with 64 zero bits above.
 
 mod cpu;
+mod engine;
 mod portable;
+mod registers;
 mod sector;
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
 pub use cpu::CpuPath;
 pub use sector::SectorSize;
 
 use aes::cipher::inout::InOutBuf;
 
-use crate::secret::{Dek, SecretBox, SecretError, scrub_stack};
-
-/// Bytes of stack below [`Cipher`]'s calls that are overwritten after each: more than any kernel uses, which a test
-/// measures.
-const STACK_OF_A_KERNEL: usize = 16 * 1024;
+use crate::secret::{Dek, SecretError};
+use engine::{Direction, Engine};
 
 /// Why there is no cipher.
 #[derive(Debug, thiserror::Error)]
@@ -41,7 +42,7 @@ pub enum CipherError {
 
 /// AES-256-XTS with one volume's keys.
 pub struct Cipher {
-    keys: SecretBox<portable::Keys>,
+    engine: Engine,
     sector_size: SectorSize,
     cpu_path: CpuPath,
 }
@@ -53,12 +54,7 @@ impl Cipher {
     /// path, or where no secret page is to be had.
     pub fn new(dek: &Dek, sector_size: SectorSize, path: Option<CpuPath>) -> Result<Self, CipherError> {
         let cpu_path = path.unwrap_or_else(CpuPath::detect);
-        if !cpu_path.is_available() {
-            return Err(CipherError::UnavailablePath(cpu_path));
-        }
-        let keys = portable::expand(dek.expose());
-        scrub_stack::<STACK_OF_A_KERNEL>();
-        Ok(Self { keys: keys.map_err(CipherError::Memory)?, sector_size, cpu_path })
+        Ok(Self { engine: Engine::new(dek.expose(), cpu_path)?, sector_size, cpu_path })
     }
 
     /// The size of the sectors that this cipher works on.
@@ -110,15 +106,9 @@ impl Cipher {
             data.len(),
             self.sector_size
         );
-        portable::run(self.keys.get(), direction, self.sector_size, first_lba, data);
-        scrub_stack::<STACK_OF_A_KERNEL>();
+        self.engine.run(direction, self.sector_size, first_lba, data);
+        self.engine.scrub();
     }
-}
-
-#[derive(Clone, Copy)]
-enum Direction {
-    Encrypt,
-    Decrypt,
 }
 
 fn pair<'a, 'b>(source: &'a [u8], target: &'b mut [u8]) -> InOutBuf<'a, 'b, u8> {

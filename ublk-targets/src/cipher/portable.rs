@@ -5,7 +5,8 @@ use aes::cipher::inout::InOutBuf;
 use aes::cipher::{BlockCipherDecrypt, BlockCipherEncrypt, KeyInit};
 use aes::{Aes256, Aes256Enc, Block};
 
-use super::{Direction, SectorSize};
+use super::SectorSize;
+use super::engine::Direction;
 use crate::secret::{SecretBox, SecretError};
 
 /// Blocks that go to the `aes` crate in one call: a multiple of what its widest code has in flight, and few enough

@@ -1,6 +1,8 @@
 //! Every path against outside oracles: published vectors, libcrypto and `xts-mode`.
 
 mod oracles;
+#[cfg(target_arch = "x86_64")]
+mod traces;
 mod vectors;
 
 use super::*;

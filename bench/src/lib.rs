@@ -1,0 +1,4 @@
+//! What the measurements of blkseal share. No part of it is shipped.
+
+pub mod ciphers;
+pub mod raw;

@@ -1,0 +1,87 @@
+//! The expanded keys of a volume, together with the code that they are expanded for.
+
+use aes::cipher::inout::InOutBuf;
+
+#[cfg(target_arch = "x86_64")]
+use super::x86;
+use super::{CipherError, CpuPath, SectorSize, portable, registers};
+use crate::secret::{SecretBox, scrub_stack};
+
+/// More bytes of stack than the expansion of keys uses; a test measures it, as it does the next two.
+pub(super) const EXPANSION_STACK: usize = 16 * 1024;
+/// More bytes of stack than the portable path uses.
+pub(super) const PORTABLE_STACK: usize = 16 * 1024;
+/// More bytes of stack than a kernel uses.
+#[cfg(target_arch = "x86_64")]
+pub(super) const KERNEL_STACK: usize = 2 * 1024;
+
+/// Which way a run goes.
+#[derive(Clone, Copy)]
+pub(super) enum Direction {
+    Encrypt,
+    Decrypt,
+}
+
+/// Round keys in a secret page, and the kernel that uses them.
+pub(super) enum Engine {
+    Portable(SecretBox<portable::Keys>),
+    #[cfg(target_arch = "x86_64")]
+    X86(SecretBox<x86::RoundKeys>, x86::Kernel),
+}
+
+impl Engine {
+    /// Expands the 64 bytes of a data encryption key for `path`.
+    pub(super) fn new(dek: &[u8], path: CpuPath) -> Result<Self, CipherError> {
+        if !path.is_available() {
+            return Err(CipherError::UnavailablePath(path));
+        }
+        let engine = Self::expand(dek, path);
+        scrub_stack::<EXPANSION_STACK>();
+        registers::scrub();
+        engine
+    }
+
+    #[inline(never)]
+    pub(super) fn expand(dek: &[u8], path: CpuPath) -> Result<Self, CipherError> {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(kernel) = x86::Kernel::of(path) {
+            // SAFETY: every path that has a kernel has AES-NI.
+            let keys = unsafe { x86::expand(dek) }.map_err(CipherError::Memory)?;
+            return Ok(Self::X86(keys, kernel));
+        }
+        Ok(Self::Portable(portable::expand(dek).map_err(CipherError::Memory)?))
+    }
+
+    /// Encrypts or decrypts whole sectors.
+    pub(super) fn run(
+        &self,
+        direction: Direction,
+        size: SectorSize,
+        first_lba: u64,
+        data: InOutBuf<'_, '_, u8>,
+    ) {
+        match self {
+            Self::Portable(keys) => portable::run(keys.get(), direction, size, first_lba, data),
+            #[cfg(target_arch = "x86_64")]
+            Self::X86(keys, kernel) => {
+                let sectors = data.len() / size.bytes();
+                let (source, target) = data.into_raw();
+                let run = x86::Run { source, target, sectors, sector_size: size, first_lba };
+                // SAFETY: `data` was borrowed for `sectors` sectors, and is one buffer or two that do not overlap.
+                unsafe { kernel.run(keys.get(), direction, run) };
+            }
+        }
+    }
+
+    /// Overwrites what [`run`](Self::run) left of keys, tweaks and data on the stack below the caller's frame and in
+    /// vector registers.
+    #[inline(always)]
+    pub(super) fn scrub(&self) {
+        match self {
+            Self::Portable(_) => scrub_stack::<PORTABLE_STACK>(),
+            #[cfg(target_arch = "x86_64")]
+            Self::X86(..) => scrub_stack::<KERNEL_STACK>(),
+        }
+        registers::scrub();
+    }
+}
