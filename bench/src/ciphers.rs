@@ -16,13 +16,16 @@ use crate::raw::Width;
 /// What can go wrong before a measurement.
 pub type Error = Box<dyn std::error::Error>;
 
+/// Encrypts (`true`) or decrypts sectors in place, the first at an LBA.
+type Run = dyn FnMut(bool, u64, &mut [u8]);
+
 /// An implementation of AES-256-XTS, keyed and set to a sector size.
 pub struct Contestant {
     /// How it is called in tables.
     pub name: String,
     /// The AES instruction that it uses, as far as this CPU has it; `None` for no instruction that we know of.
     pub width: Option<Width>,
-    run: Box<dyn FnMut(bool, u64, &mut [u8])>,
+    run: Box<Run>,
 }
 
 impl Contestant {

@@ -18,9 +18,12 @@ pub enum Width {
 const IN_FLIGHT: usize = 12;
 
 impl Width {
+    /// Every width, the narrowest first.
+    pub const ALL: [Self; 3] = [Self::Bits128, Self::Bits256, Self::Bits512];
+
     /// The widest instruction that this CPU has, if it has any.
     pub fn widest() -> Option<Self> {
-        [Self::Bits512, Self::Bits256, Self::Bits128].into_iter().find(|width| width.is_available())
+        Self::ALL.into_iter().rev().find(|width| width.is_available())
     }
 
     /// Whether this CPU has the instruction.
