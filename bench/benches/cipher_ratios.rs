@@ -52,7 +52,7 @@ fn column(
     rounds: usize,
     best_raw: &mut [f64; 3],
 ) -> Vec<[f64; 2]> {
-    let mut results = vec![[0.0; 2]; contestants.len()];
+    let mut results = vec![[0f64; 2]; contestants.len()];
     for _ in 0..rounds {
         for (width, best) in Width::ALL.into_iter().zip(&mut *best_raw) {
             if width.is_available() {
