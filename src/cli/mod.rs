@@ -36,6 +36,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::control::Failure;
+use crate::{daemon, worker};
 use session::{Globals, Session};
 
 /// Encrypts the disks of a virtualization host below whatever uses them.
@@ -64,6 +65,11 @@ enum Verb {
     Recovery(recovery::Recovery),
     #[command(subcommand)]
     Study(study::Study),
+    /// Run the daemon that everything else asks
+    Daemon(daemon::Options),
+    /// Serve one device; only the daemon starts this
+    #[command(hide = true)]
+    Worker,
     Completions(completions::Completions),
     Man(man::Man),
 }
@@ -77,7 +83,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => return usage::answer(&error, usage::wants_json(&arguments)),
     };
     let json = parsed.globals.json;
-    report::start_warnings(json, parsed.globals.verbose);
+    if !matches!(parsed.verb, Verb::Daemon(_) | Verb::Worker) {
+        report::start_warnings(json, parsed.globals.verbose);
+    }
     match parsed.verb.run(Session::new(parsed.globals)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => report::failure(&failure, json),
@@ -95,6 +103,8 @@ impl Verb {
             Self::Status(verb) => verb.run(session),
             Self::Recovery(verb) => verb.run(session),
             Self::Study(verb) => verb.run(session),
+            Self::Daemon(options) => daemon::run(&session.daemon_options(options)),
+            Self::Worker => worker::run(),
             Self::Completions(verb) => verb.run(),
             Self::Man(verb) => verb.run(session.output),
         }

@@ -9,6 +9,7 @@ use ublk_targets::secret::Secret;
 
 use super::output::Output;
 use crate::control::{Client, DEFAULT_SOCKET, Failure, Method};
+use crate::daemon;
 
 /// The options that every verb takes.
 #[derive(Debug, Args)]
@@ -43,6 +44,11 @@ impl Session {
     pub fn new(globals: Globals) -> Self {
         let output = Output::new(globals.json);
         Self { globals, output }
+    }
+
+    /// The options of a daemon that listens where the global option says.
+    pub fn daemon_options(&self, options: daemon::Options) -> daemon::Options {
+        daemon::Options { socket: self.globals.socket.clone(), ..options }
     }
 
     /// Connects to the daemon.

@@ -1,6 +1,7 @@
 //! The calling side.
 
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -57,7 +58,12 @@ impl Client {
     /// there: dropping a secret wipes the pages that the other side shares.
     pub fn call<M: Method>(&mut self, method: &M, secrets: &[&Secret]) -> Result<M::Reply, Failure> {
         let fds: Vec<_> = secrets.iter().map(|secret| secret.fd()).collect();
-        self.0.send(&Outgoing { method: M::NAME, parameters: method }, &fds).map_err(broken)?;
+        self.call_with(method, &fds)
+    }
+
+    /// Calls `method` with any descriptors of secret memory.
+    pub fn call_with<M: Method>(&mut self, method: &M, fds: &[BorrowedFd<'_>]) -> Result<M::Reply, Failure> {
+        self.0.send(&Outgoing { method: M::NAME, parameters: method }, fds).map_err(broken)?;
         let Some((reply, _)) = self.0.receive::<Incoming>().map_err(broken)? else {
             return Err(Failure::new(
                 FailureKind::NoDaemon,

@@ -13,24 +13,22 @@
 //! | `messages` | the methods of `io.blkseal.Daemon` and what is in them |
 //! | `worker` | the methods of `io.blkseal.Worker` |
 //! | `failure` | the one error that crosses a socket: kind, message, hint, exit code |
-//! | `name` | names that are safe in paths |
 //! | `socket` | messages of bounded size, and descriptors, on a blocking Unix socket |
 
 mod client;
 mod failure;
 mod interface;
 mod messages;
-mod name;
 mod service;
 mod socket;
 pub mod worker;
 
+pub use crate::name::{Name, NameError};
 pub use client::Client;
 pub use failure::{Failure, FailureKind};
 pub use interface::{Interface, Method, Nothing};
 pub use messages::*;
-pub use name::{Name, NameError};
-pub use service::{Peer, Service, bind, serve, serve_connection};
+pub use service::{Answer, Peer, Service, bind, serve, serve_connection};
 pub use socket::{MAX_CALL, MAX_DESCRIPTORS, MAX_REPLY, MAX_SECRET, Secrets};
 
 /// Where the daemon listens unless told otherwise.

@@ -2,6 +2,7 @@
 
 use std::fs::Permissions;
 use std::io;
+use std::marker::PhantomData;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -47,7 +48,7 @@ pub trait Service: Send + Sync + 'static {
     type Calls: Interface;
 
     /// Answers one call. The reply is made by [`super::Method::Reply`]'s serialisation.
-    fn answer(&self, peer: Peer, call: Self::Calls, secrets: Secrets) -> Result<Value, Failure>;
+    fn answer(self: &Arc<Self>, peer: Peer, call: Self::Calls, secrets: Secrets) -> Result<Value, Failure>;
 }
 
 /// Listens at `path`, for the owner and group of the process only. A socket that nobody answers is replaced; where
@@ -83,7 +84,7 @@ pub fn serve<S: Service>(service: &Arc<S>, listener: &UnixListener) {
         let service = Arc::clone(service);
         let spawned = std::thread::Builder::new().name("control".into()).spawn(move || {
             let _place = place;
-            serve_connection(&*service, stream);
+            serve_connection(&service, stream);
         });
         if let Err(error) = spawned {
             log::warn!("cannot start a thread for a connection: {error}");
@@ -108,7 +109,7 @@ impl Drop for Place {
 }
 
 /// Answers the calls that come over `stream` until the peer closes it or breaks the protocol.
-pub fn serve_connection<S: Service>(service: &S, stream: UnixStream) {
+pub fn serve_connection<S: Service>(service: &Arc<S>, stream: UnixStream) {
     let peer = match Peer::of(&stream).and_then(|peer| {
         stream.set_write_timeout(Some(WRITE_LIMIT))?;
         Ok(peer)
@@ -150,7 +151,7 @@ struct Refusal {
 }
 
 fn answer_one<S: Service>(
-    service: &S,
+    service: &Arc<S>,
     peer: Peer,
     channel: &mut Channel,
     call: Incoming,
@@ -168,6 +169,44 @@ fn answer_one<S: Service>(
         _ if oneway => Ok(()),
         Ok(parameters) => channel.send(&Reply { parameters }, &[]),
         Err(refusal) => channel.send(&refusal, &[]),
+    }
+}
+
+/// Where the answer to one call is to go, when it is given later than the call came.
+pub struct Answer<I> {
+    channel: Channel,
+    interface: PhantomData<I>,
+}
+
+impl<I: Interface> Answer<I> {
+    /// Receives the first call that comes over `stream`, within `limit`.
+    pub fn to_first_call(stream: UnixStream, limit: Duration) -> Result<(I, Secrets, Self), Failure> {
+        let failed = |error: &dyn std::error::Error| Failure::from_error(FailureKind::Protocol, error);
+        stream.set_read_timeout(Some(limit)).map_err(|error| failed(&error))?;
+        let mut answer = Self { channel: Channel::answerer(stream), interface: PhantomData };
+        let received = answer.channel.receive::<Incoming>().map_err(|error| failed(&error))?;
+        let Some((Incoming { method, parameters, .. }, fds)) = received else {
+            return Err(Failure::new(FailureKind::Protocol, "the caller hung up without a call"));
+        };
+        match parse::<I>(&method, parameters.unwrap_or_else(|| json!({}))) {
+            Ok(call) => Ok((call, Secrets::new(fds), answer)),
+            Err(refusal) => {
+                let message = format!("cannot make sense of a call: {}", refusal.error);
+                answer.channel.send(&refusal, &[]).map_err(|error| failed(&error))?;
+                Err(Failure::new(FailureKind::Protocol, message))
+            }
+        }
+    }
+
+    /// Answers the call. A caller that is gone is told nothing.
+    pub fn give<R: Serialize>(mut self, result: &Result<R, Failure>) {
+        let sent = match result {
+            Ok(reply) => self.channel.send(&json!({ "parameters": reply }), &[]),
+            Err(failure) => self.channel.send(&refuse::<I>(failure), &[]),
+        };
+        if let Err(error) = sent {
+            log::warn!("cannot answer a call: {error}");
+        }
     }
 }
 

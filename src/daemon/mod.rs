@@ -1,1 +1,172 @@
-//! daemon
+//! The daemon: holds KEKs, makes, opens and closes volumes, and supervises their workers.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `options` | where everything is kept |
+//! | `service` | the calls that it answers; `authorise` decides whether |
+//! | `providers`, `volumes`, `devices` | what the calls do |
+//! | `supervise` | workers that died are replaced, workers that an earlier daemon started are adopted |
+//! | `worker`, `process` | a worker as seen from here |
+//! | `turns` | one command at a time on a volume |
+//! | `links` | `/dev/blkseal/NAME` |
+//! | `events` | a line in the log for each change |
+//! | `failure` | what errors are to a user |
+
+mod authorise;
+mod devices;
+mod events;
+mod failure;
+mod links;
+mod options;
+mod process;
+mod providers;
+mod service;
+mod supervise;
+mod turns;
+mod volumes;
+mod worker;
+
+pub use options::Options;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::signal::{SigSet, Signal};
+use nix::unistd::geteuid;
+use sd_notify::NotifyState;
+use ublk_targets::device;
+use ublk_targets::secret::process as own_process;
+
+use crate::control::{self, Failure, FailureKind};
+use crate::logging;
+use crate::name::Name;
+use crate::provider::native::KdfCost;
+use crate::{provider, volume};
+use devices::Device;
+use turns::Turns;
+
+/// How long commands under way may take to end when the daemon is told to stop.
+const STOP_LIMIT: Duration = Duration::from_secs(30);
+
+/// What the daemon knows and holds. One value serves all connections.
+struct Daemon {
+    options: Options,
+    kdf_cost: KdfCost,
+    providers: Mutex<provider::Registry>,
+    volumes: Mutex<volume::Registry>,
+    devices: Mutex<BTreeMap<Name, Device>>,
+    turns: Turns,
+}
+
+impl Daemon {
+    fn new(options: Options, kdf_cost: KdfCost) -> Result<Self, Failure> {
+        Ok(Self {
+            providers: Mutex::new(provider::Registry::load(&options.config_dir)?),
+            volumes: Mutex::new(volume::Registry::load(&options.state_dir)?),
+            devices: Mutex::default(),
+            turns: Turns::default(),
+            kdf_cost,
+            options,
+        })
+    }
+
+    // A panic while one of these is held leaves it as it was: each change is one assignment at its end.
+
+    fn providers(&self) -> MutexGuard<'_, provider::Registry> {
+        self.providers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn volumes(&self) -> MutexGuard<'_, volume::Registry> {
+        self.volumes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn devices(&self) -> MutexGuard<'_, BTreeMap<Name, Device>> {
+        self.devices.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Runs the daemon until it is told to stop (SIGTERM or SIGINT). Workers stay.
+pub fn run(options: &Options) -> Result<(), Failure> {
+    logging::start();
+    check_host()?;
+    let options = options.prepared()?;
+    protect_memory()?;
+    let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
+    signals.thread_block().map_err(|error| system("block signals", error.into()))?;
+    let _only = lock(&options)?;
+    let socket = options.socket();
+    let listener = control::bind(&socket).map_err(|error| {
+        Failure::new(FailureKind::System, format!("cannot listen at {}: {error}", socket.display()))
+    })?;
+    let daemon = Arc::new(Daemon::new(options, KdfCost::DEFAULT)?);
+    daemon.take_over();
+    let service = Arc::clone(&daemon);
+    std::thread::spawn(move || control::serve(&service, &listener));
+    log::info!("blkseal {} listens at {}", env!("CARGO_PKG_VERSION"), socket.display());
+    notify(&[NotifyState::Ready, NotifyState::Status("serving")]);
+    feed_watchdog(&daemon);
+    let signal = signals.wait().map_err(|error| system("wait for signals", error.into()))?;
+    log::info!("stopping on {signal}; open volumes stay open");
+    notify(&[NotifyState::Stopping]);
+    if !daemon.turns.wait_for_none(STOP_LIMIT) {
+        log::warn!("stopping although a command is still under way");
+    }
+    daemon.lock_providers();
+    if let Err(error) = std::fs::remove_file(&socket) {
+        log::warn!("cannot remove {}: {error}", socket.display());
+    }
+    Ok(())
+}
+
+fn check_host() -> Result<(), Failure> {
+    if !geteuid().is_root() {
+        let message = "the daemon makes block devices, which only root may do";
+        return Err(Failure::new(FailureKind::NotPermitted, message).hint("run it as root"));
+    }
+    Ok(device::check_available()?)
+}
+
+fn protect_memory() -> Result<(), Failure> {
+    own_process::forbid_dumps().map_err(|error| system("forbid core dumps", error))?;
+    own_process::lock_all_memory().map_err(|error| {
+        system("lock memory", error)
+            .hint("raise the limit: LimitMEMLOCK=infinity in the unit, or 'ulimit -l unlimited' in the shell")
+    })
+}
+
+/// One daemon a run directory: two would each take the other's workers for dead.
+fn lock(options: &Options) -> Result<Flock<File>, Failure> {
+    let path = options.run_dir.join("daemon.lock");
+    let file = File::create(&path).map_err(|error| system(&format!("create {}", path.display()), error))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| {
+        let message = format!("another daemon uses {}: {error}", options.run_dir.display());
+        Failure::new(FailureKind::Busy, message).hint("stop it, or choose another place with --run-dir")
+    })
+}
+
+/// Tells systemd at the interval that it asks for that commands are still answered.
+fn feed_watchdog(daemon: &Arc<Daemon>) {
+    let Some(interval) = sd_notify::watchdog_enabled() else { return };
+    let daemon = Arc::clone(daemon);
+    std::thread::spawn(move || {
+        loop {
+            let open = daemon.devices().len();
+            notify(&[NotifyState::Watchdog, NotifyState::Status(&format!("serving; devices: {open}"))]);
+            std::thread::sleep(interval / 3);
+        }
+    });
+}
+
+fn notify(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        log::warn!("cannot notify the service manager: {error}");
+    }
+}
+
+fn system(action: &str, error: io::Error) -> Failure {
+    Failure::new(FailureKind::System, format!("cannot {action}: {error}"))
+}

@@ -1,1 +1,149 @@
-//! worker
+//! A worker: one process, one volume, one ublk device.
+//!
+//! The daemon starts it with a socket pair as its standard input and calls `io.blkseal.Worker.Serve` there; the DEK
+//! comes with that call. From then on the worker needs nobody: it outlives its daemon, and a later daemon finds it by its
+//! socket. It ends when its device is stopped.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `target` | from the job to the target: claim, backing, cipher |
+//! | `confine` | what the process gives up: dumps, swap, mounts, capabilities |
+
+mod confine;
+mod target;
+
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use ublk_targets::device::{self, Layout, Running, Start};
+use ublk_targets::target::Target;
+
+use crate::control::worker::{Job, Report, Serve, WorkerCalls};
+use crate::control::{self, Answer, Counters, Failure, FailureKind, Peer, Secrets, Service};
+use crate::logging;
+use target::{Keys, Prepared};
+
+/// How long the daemon may take to hand over the job.
+const JOB_LIMIT: Duration = Duration::from_secs(30);
+
+/// Runs a worker on the job that comes over standard input, until its device is stopped.
+pub fn run() -> Result<(), Failure> {
+    logging::start();
+    confine::from_the_start().map_err(|error| system("confine the worker", &error))?;
+    let daemon = standard_input().map_err(|error| {
+        system("take standard input as a socket", &error).hint("only the daemon starts workers")
+    })?;
+    let (call, secrets, answer) = Answer::to_first_call(daemon, JOB_LIMIT)?;
+    let answer = Pending(Arc::new(Mutex::new(Some(answer))));
+    let outcome = match call {
+        WorkerCalls::Serve(call) => serve(call, secrets, answer.clone()),
+        WorkerCalls::GetReport(_) => Err(Failure::new(FailureKind::InvalidArgument, "there is no job yet")),
+    };
+    if let Err(failure) = &outcome {
+        answer.give(Err(failure.clone()));
+    }
+    outcome
+}
+
+/// The answer to the daemon's call: a report once the device serves, or the first failure.
+#[derive(Clone)]
+struct Pending(Arc<Mutex<Option<Answer<WorkerCalls>>>>);
+
+impl Pending {
+    fn give(&self, result: Result<Report, Failure>) {
+        let answer = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(answer) = answer {
+            answer.give(&result);
+        }
+    }
+}
+
+fn serve(call: Serve, mut secrets: Secrets, answer: Pending) -> Result<(), Failure> {
+    let Serve { job, recover, dek } = call;
+    let dek = dek.map(|index| secrets.take(index)).transpose()?;
+    let prepared = target::prepare(&job, dek)?;
+    let listener = control::bind(&job.socket)
+        .map_err(|error| system(&format!("listen at {}", job.socket.display()), &error))?;
+    confine::for_service().map_err(|error| system("confine the worker", &error))?;
+    let start = recover.map_or(Start::Add, Start::Recover);
+    match prepared {
+        Prepared::Null(target) => serve_target(start, job, None, target, listener, answer),
+        Prepared::Plain(target, _claim) => serve_target(start, job, None, target, listener, answer),
+        Prepared::Crypt(target, keys, _claim) => {
+            serve_target(start, job, Some(keys), target, listener, answer)
+        }
+    }
+}
+
+fn serve_target<T: Target>(
+    start: Start,
+    job: Job,
+    keys: Option<Keys>,
+    target: T,
+    listener: UnixListener,
+    answer: Pending,
+) -> Result<(), Failure> {
+    let layout = Layout { queues: job.queues, depth: job.depth, max_io: job.max_io_bytes };
+    let ready = move |running: Running| {
+        let worker = Arc::new(Worker { job, keys, running });
+        answer.give(Ok(worker.report()));
+        std::thread::spawn(move || control::serve(&worker, &listener));
+    };
+    Ok(device::serve(start, &layout, target, ready)?)
+}
+
+/// What answers on the worker's own socket.
+struct Worker {
+    job: Job,
+    keys: Option<Keys>,
+    running: Running,
+}
+
+impl Worker {
+    fn report(&self) -> Report {
+        let stats = self.running.stats();
+        Report {
+            job: self.job.clone(),
+            pid: std::process::id(),
+            device_id: self.running.id(),
+            node: self.running.node(),
+            cpu_path: self.keys.as_ref().map(|keys| keys.cpu_path.to_string()),
+            key_memory: self.keys.as_ref().map(|keys| keys.memory.to_owned()),
+            counters: Counters {
+                reads: stats.reads,
+                read_bytes: stats.read_bytes,
+                writes: stats.writes,
+                written_bytes: stats.write_bytes,
+                flushes: stats.flushes,
+                discards: stats.discards,
+                write_zeroes: stats.write_zeroes,
+                errors: stats.errors,
+            },
+        }
+    }
+}
+
+impl Service for Worker {
+    type Calls = WorkerCalls;
+
+    fn answer(self: &Arc<Self>, _: Peer, call: WorkerCalls, _: Secrets) -> Result<Value, Failure> {
+        match call {
+            WorkerCalls::GetReport(_) => Ok(json!(self.report())),
+            WorkerCalls::Serve(_) => Err(Failure::new(FailureKind::Busy, "this worker has its job already")),
+        }
+    }
+}
+
+fn standard_input() -> io::Result<UnixStream> {
+    let stream = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+    stream.peer_addr()?; // fails where it is no connected socket
+    Ok(stream)
+}
+
+fn system(action: &str, error: &io::Error) -> Failure {
+    Failure::new(FailureKind::System, format!("cannot {action}: {error}"))
+}

@@ -18,6 +18,8 @@ use crate::target::Target;
 
 /// How long a control command may take. Some kernels never answer some of them.
 const CONTROL_LIMIT: Duration = Duration::from_secs(30);
+/// Stands in the part of a device's record that the driver leaves to its server, and tells blkseal's devices from others.
+const MARK: u64 = u64::from_be_bytes(*b"blkseal\0");
 /// Bytes of zeros that one request may ask for, so that a tag is not busy with it for long.
 const MAX_WRITE_ZEROES: u32 = 16 << 20;
 /// Bytes that one discard may cover.
@@ -213,13 +215,24 @@ pub fn list() -> Vec<u32> {
     ids
 }
 
-/// Whether device `id` is there without a server: quiesced or dead.
-pub fn is_orphan(id: u32) -> Result<bool, DeviceError> {
+/// Numbers of blkseal's devices that no process serves: quiesced ones, and those whose server died while it made them.
+pub fn orphans() -> Vec<u32> {
+    let is_orphan = |id: &u32| {
+        is_orphan(*id).unwrap_or_else(|error| {
+            log::warn!("cannot tell whether ublk device {id} is served: {error}");
+            false
+        })
+    };
+    list().into_iter().filter(is_orphan).collect()
+}
+
+fn is_orphan(id: u32) -> Result<bool, DeviceError> {
     let control = open_simple(id)?;
     control.read_dev_info().map_err(driver("look at"))?;
     let info = control.dev_info();
-    Ok(u32::from(info.state) != sys::UBLK_S_DEV_LIVE
-        || !Path::new(&format!("/proc/{}", info.ublksrv_pid)).exists())
+    let served = u32::from(info.state) == sys::UBLK_S_DEV_LIVE
+        && Path::new(&format!("/proc/{}", info.ublksrv_pid)).exists();
+    Ok(info.ublksrv_flags == MARK && !served)
 }
 
 fn queue_stats(queues: u16) -> Arc<[QueueStats]> {
@@ -242,6 +255,7 @@ fn open_control(start: Start, layout: &Layout, name: &'static str) -> Result<Ubl
         .depth(layout.depth)
         .io_buf_bytes(layout.max_io)
         .ctrl_flags(flags)
+        .ctrl_target_flags(MARK)
         .dev_flags(dev_flags)
         .build()
         .map_err(driver("add"))

@@ -3,6 +3,7 @@
 use std::io::{IoSlice, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
@@ -19,7 +20,12 @@ struct Example;
 impl Service for Example {
     type Calls = DaemonCalls;
 
-    fn answer(&self, peer: Peer, call: DaemonCalls, mut secrets: Secrets) -> Result<Value, Failure> {
+    fn answer(
+        self: &Arc<Self>,
+        peer: Peer,
+        call: DaemonCalls,
+        mut secrets: Secrets,
+    ) -> Result<Value, Failure> {
         match call {
             DaemonCalls::Ping(_) => Ok(json!({})),
             DaemonCalls::GetVersion(_) => {
@@ -38,7 +44,7 @@ impl Service for Example {
 
 fn start() -> (UnixStream, JoinHandle<()>) {
     let (ours, theirs) = UnixStream::pair().unwrap();
-    (ours, std::thread::spawn(move || serve_connection(&Example, theirs)))
+    (ours, std::thread::spawn(move || serve_connection(&Arc::new(Example), theirs)))
 }
 
 /// Sends `bytes` and reads what comes back until `replies` messages are there or the connection ends.

@@ -1,0 +1,272 @@
+//! Open and close: from a volume to its device and back.
+
+use std::fs::{self, File};
+use std::io::{self, Seek, SeekFrom};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ublk_targets::cipher::{CpuPath, SectorSize};
+use ublk_targets::device::{self, Layout};
+use ublk_targets::secret::Dek;
+
+use super::Daemon;
+use super::events::Event;
+use super::process::Process;
+use super::volumes::{place, tell};
+use super::{links, worker};
+use crate::atomic_file;
+use crate::control::worker::{Job, Report};
+use crate::control::{DeviceOptions, Failure, FailureKind, Nothing, Open, OpenTarget, TargetKind, Volume};
+use crate::luks::{self, Header};
+use crate::name::Name;
+use crate::volume::{self, Known, State, VolumeError};
+
+/// How long a worker may take to end when its device was stopped.
+const END_LIMIT: Duration = Duration::from_secs(30);
+
+/// An open device: [`State::Live`] or [`State::Quiesced`].
+#[derive(Clone)]
+pub(super) struct Device {
+    /// What its worker said when it began to serve.
+    pub report: Report,
+    /// The worker; none where it ended before this daemon started.
+    pub process: Option<Arc<Process>>,
+    /// Whether it serves.
+    pub state: State,
+    /// How often in a row its worker ended soon after it had started.
+    pub early_deaths: u32,
+}
+
+impl Daemon {
+    pub(super) fn open(self: &Arc<Self>, call: &Open, event: &mut Event) -> Result<Volume, Failure> {
+        let name = match self.name_of(&call.volume) {
+            Some(name) if !self.was_replaced(&name, &call.volume) => name,
+            _ => self.learn(call)?,
+        };
+        if call.name.as_ref().is_some_and(|wanted| *wanted != name) {
+            return Err(invalid(&format!("the volume has a name on this host already: {name}")));
+        }
+        let _turn = self.turns.take(&name);
+        let open = self.devices().get(&name).cloned();
+        if let Some(device) = open {
+            return self.open_again(&name, &device);
+        }
+        let header = self.header_of(&name)?;
+        tell(event, &name, &header);
+        let job = self.crypt_job(&name, &header, &call.options)?;
+        let provider = self.providers().get(&header.token.provider)?;
+        let dek = volume::unlock(&header, &*provider)?;
+        self.start(job, Some(dek))?;
+        let mut volume = self.volume(&name);
+        // What the header's repair was is told once, by who saw it.
+        volume.notice = volume.notice.or_else(|| super::volumes::repair_notice(&header));
+        Ok(volume)
+    }
+
+    /// A live volume is not opened twice; a quiesced one gets a new worker.
+    fn open_again(self: &Arc<Self>, name: &Name, device: &Device) -> Result<Volume, Failure> {
+        if device.state == State::Live {
+            let message = format!("volume {name} is open already, as {}", device.report.node.display());
+            return Err(Failure::new(FailureKind::Busy, message));
+        }
+        self.replace_worker(name)?;
+        Ok(self.volume(name))
+    }
+
+    /// Whether `text` is the path of a backing that holds another volume by now than the known one.
+    fn was_replaced(&self, name: &Name, text: &str) -> bool {
+        let known = self.volumes().get(name).cloned();
+        Path::new(text).is_absolute()
+            && !self.devices().contains_key(name)
+            && known
+                .is_some_and(|known| luks::open(&known.place()).is_ok_and(|header| header.uuid != known.uuid))
+    }
+
+    /// Gives a volume that this host does not know yet a name.
+    fn learn(&self, call: &Open) -> Result<Name, Failure> {
+        let path = Path::new(&call.volume);
+        if !path.is_absolute() {
+            return Err(VolumeError::Unknown(call.volume.clone()).into());
+        }
+        let header = luks::open(&place(path, call.header.as_deref())?)?;
+        let from_label = || header.label.as_deref().and_then(|label| label.parse().ok());
+        let name = call.name.clone().or_else(from_label);
+        let name = name.ok_or_else(|| VolumeError::Unnamed(path.to_owned()))?;
+        self.check_name_is_free(&name, &header.place)?;
+        self.volumes().insert(name.clone(), Known::of(&header))?;
+        Ok(name)
+    }
+
+    pub(super) fn open_target(self: &Arc<Self>, call: &OpenTarget) -> Result<Volume, Failure> {
+        let _turn = self.turns.take(&call.name);
+        if self.name_of(call.name.as_str()).is_some() {
+            let message = format!("the name {} is taken", call.name);
+            return Err(Failure::new(FailureKind::Exists, message).hint("choose another name"));
+        }
+        let sector_size = SectorSize::try_from(call.sector_size.unwrap_or(4096))?;
+        let size = match (call.target, &call.backing, call.size) {
+            (TargetKind::Null, None, Some(size)) => size,
+            (TargetKind::Plain, Some(backing), None) => size_of(backing)?,
+            (TargetKind::Null, ..) => return Err(invalid("a null device takes a size and no backing")),
+            (TargetKind::Plain, ..) => return Err(invalid("a plain device takes a backing and no size")),
+            (TargetKind::Crypt, ..) => return Err(invalid("an encrypted device is opened by its volume")),
+        };
+        let bytes = sector_size.bytes() as u64;
+        if size < bytes {
+            return Err(invalid(&format!("a device of {size} bytes has no sector of {bytes}")));
+        }
+        let options = &call.options;
+        let mut job = self.job(&call.name, call.target, options)?;
+        job.backing.clone_from(&call.backing);
+        job.size = size - size % bytes;
+        job.sector_size = u32::from(sector_size);
+        job.discards = options.allow_discards;
+        self.start(job, None)?;
+        Ok(self.volume(&call.name))
+    }
+
+    pub(super) fn close(&self, text: &str, event: &mut Event) -> Result<Nothing, Failure> {
+        let name = self.name_of(text).ok_or_else(|| VolumeError::Unknown(text.to_owned()))?;
+        let _turn = self.turns.take(&name);
+        let Some(device) = self.devices().get(&name).cloned() else {
+            return Err(Failure::new(FailureKind::NotFound, format!("volume {name} is not open")));
+        };
+        let job = &device.report.job;
+        event.volume = Some(name.to_string());
+        (event.uuid, event.provider, event.kek_id) = (job.uuid, job.provider.clone(), job.kek_id.clone());
+        let claim = volume::claim_unused(&name, &device.report.node)?;
+        let flushed = match device.state {
+            State::Live => claim.sync_all(),
+            // Nobody is there who could write anything out.
+            _ => Ok(()),
+        };
+        self.end(&device, Some(claim))?;
+        flushed.map(|()| Nothing {}).map_err(|error| {
+            let message = format!("volume {name} is closed, but its last writes may be lost: {error}");
+            Failure::new(FailureKind::Io, message).hint("check the backing, then what is on the volume")
+        })
+    }
+
+    /// Stops a device, waits for its worker and forgets both.
+    fn end(&self, device: &Device, claim: Option<File>) -> Result<(), Failure> {
+        let id = device.report.device_id;
+        match (&device.state, &device.process) {
+            (State::Live, Some(process)) => {
+                device::stop(id)?;
+                drop(claim); // a device is deleted when nobody has it open
+                if !process.wait(Some(END_LIMIT)) {
+                    log::warn!("the worker of volume {} does not end; killing it", device.report.job.name);
+                    process.kill();
+                    process.wait(Some(END_LIMIT));
+                }
+            }
+            _ => drop(claim),
+        }
+        if device::list().contains(&id) {
+            device::delete(id)?;
+        }
+        self.forget(device);
+        Ok(())
+    }
+
+    /// Removes what the daemon keeps of a device that is gone.
+    pub(super) fn forget(&self, device: &Device) {
+        let name = &device.report.job.name;
+        links::remove(&self.options.link(name), &device.report.node);
+        for file in [self.options.worker_record(name), device.report.job.socket.clone()] {
+            match fs::remove_file(&file) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    log::warn!("cannot remove {}: {error}", file.display());
+                }
+                _ => {}
+            }
+        }
+        self.devices().remove(name);
+    }
+
+    /// Starts a worker on `job` and enters its device.
+    fn start(self: &Arc<Self>, job: Job, dek: Option<Dek>) -> Result<(), Failure> {
+        let (report, process) = worker::start(job, None, dek)?;
+        let device = Device { report, process: Some(Arc::new(process)), state: State::Live, early_deaths: 0 };
+        let kept = self.keep(&device);
+        if kept.is_err() {
+            self.end(&device, None)?;
+        }
+        kept.map(|()| self.watch(&device.report.job.name))
+    }
+
+    /// Enters a device that serves: in the table, on disk for a later daemon, and under its stable name.
+    pub(super) fn keep(&self, device: &Device) -> Result<(), Failure> {
+        let name = &device.report.job.name;
+        let record = serde_json::to_vec(&device.report)
+            .map_err(|error| Failure::from_error(FailureKind::Internal, &error))?;
+        let failed = |path: &Path, error: io::Error| {
+            Failure::new(FailureKind::System, format!("cannot make {}: {error}", path.display()))
+        };
+        let (path, link) = (self.options.worker_record(name), self.options.link(name));
+        atomic_file::replace(&path, &record).map_err(|error| failed(&path, error))?;
+        links::make(&link, &device.report.node).map_err(|error| failed(&link, error))?;
+        self.devices().insert(name.clone(), device.clone());
+        Ok(())
+    }
+
+    fn crypt_job(&self, name: &Name, header: &Header, options: &DeviceOptions) -> Result<Job, Failure> {
+        let known = Known::of(header);
+        let mut job = self.job(name, TargetKind::Crypt, options)?;
+        job.uuid = Some(header.uuid);
+        job.backing = Some(known.backing);
+        job.header = known.header;
+        job.data_offset = header.data_offset;
+        job.size = header.data_length;
+        job.sector_size = header.sector_size;
+        job.discards = options.allow_discards || header.allow_discards;
+        job.provider = Some(known.provider.to_string());
+        job.kek_id = Some(known.kek_id.to_string());
+        Ok(job)
+    }
+
+    /// A job with what its options say, checked, and nothing about its backing.
+    fn job(&self, name: &Name, target: TargetKind, options: &DeviceOptions) -> Result<Job, Failure> {
+        let default = Layout::default();
+        let layout = Layout {
+            queues: options.queues.unwrap_or(default.queues),
+            depth: options.depth.unwrap_or(default.depth),
+            max_io: options.max_io_bytes.unwrap_or(default.max_io),
+        };
+        layout.check()?;
+        if let Some(path) = &options.cpu_path {
+            path.parse::<CpuPath>()?;
+        }
+        Ok(Job {
+            name: name.clone(),
+            uuid: None,
+            target,
+            backing: None,
+            header: None,
+            data_offset: 0,
+            size: 0,
+            sector_size: 0,
+            queues: layout.queues,
+            depth: layout.depth,
+            max_io_bytes: layout.max_io,
+            discards: false,
+            read_only: options.read_only,
+            cpu_path: options.cpu_path.clone(),
+            provider: None,
+            kek_id: None,
+            socket: self.options.worker_socket(name),
+        })
+    }
+}
+
+fn invalid(message: &str) -> Failure {
+    Failure::new(FailureKind::InvalidArgument, message)
+}
+
+fn size_of(path: &Path) -> Result<u64, Failure> {
+    place(path, None)?;
+    File::open(path)
+        .and_then(|mut file| file.seek(SeekFrom::End(0)))
+        .map_err(|source| VolumeError::Io { action: "open", path: path.to_owned(), source }.into())
+}

@@ -1,0 +1,119 @@
+//! What the daemon does with key providers.
+
+use std::sync::Arc;
+
+use ublk_targets::secret::Secret;
+
+use super::Daemon;
+use crate::control::{
+    Availability, Failure, FailureKind, Nothing, Provider, ProviderAdd, ProviderKind, Providers,
+};
+use crate::name::Name;
+use crate::provider::{self, KekState, ProviderConfig, ProviderName, ProviderSummary};
+use crate::volume;
+
+impl Daemon {
+    pub(super) fn provider_add(&self, call: ProviderAdd, secret: &Secret) -> Result<Provider, Failure> {
+        if let Some(file) = call.file.as_ref().filter(|file| !file.is_absolute()) {
+            let message = format!("the path {} is not absolute", file.display());
+            return Err(Failure::new(FailureKind::InvalidArgument, message));
+        }
+        let name = provider_name(&call.name)?;
+        let ProviderKind::Native = call.kind;
+        let mut providers = self.providers();
+        providers.add_native(name.clone(), call.file, secret, self.kdf_cost)?;
+        if call.make_default {
+            providers.set_default(&name)?;
+        }
+        let added = providers.get(&name)?;
+        drop(providers);
+        volume::wrapping_kek(&*added)?;
+        self.provider(&name)
+    }
+
+    pub(super) fn provider_list(&self) -> Result<Providers, Failure> {
+        let summaries = self.providers().list();
+        let providers =
+            summaries.into_iter().map(|summary| self.describe(summary)).collect::<Result<_, _>>()?;
+        Ok(Providers { providers })
+    }
+
+    pub(super) fn provider_remove(&self, name: &Name) -> Result<Nothing, Failure> {
+        let name = provider_name(name)?;
+        let needed = self.volumes().count_of(&name);
+        if needed > 0 {
+            let message = format!("key provider {name} is needed by {needed} volume(s) of this host");
+            return Err(Failure::new(FailureKind::Busy, message).hint("'blkseal list' shows which"));
+        }
+        self.providers().remove(&name)?;
+        Ok(Nothing {})
+    }
+
+    pub(super) fn provider_set_default(&self, name: &Name) -> Result<Nothing, Failure> {
+        self.providers().set_default(&provider_name(name)?)?;
+        Ok(Nothing {})
+    }
+
+    /// Unlocks a provider; volumes that were waiting for one of its KEKs go on.
+    pub(super) fn provider_unlock(
+        self: &Arc<Self>,
+        name: &Name,
+        secret: &Secret,
+    ) -> Result<Provider, Failure> {
+        let name = provider_name(name)?;
+        let provider = self.providers().get(&name)?;
+        // Outside of the lock, for a passphrase takes its time.
+        provider.unlock(secret)?;
+        self.resume_quiesced(&name);
+        self.provider(&name)
+    }
+
+    pub(super) fn provider_lock(&self, name: &Name) -> Result<Provider, Failure> {
+        let name = provider_name(name)?;
+        self.providers().get(&name)?.lock();
+        self.provider(&name)
+    }
+
+    /// Wipes every KEK, when the daemon ends.
+    pub(super) fn lock_providers(&self) {
+        let providers = self.providers();
+        for summary in providers.list() {
+            if let Ok(provider) = providers.get(&summary.name) {
+                provider.lock();
+            }
+        }
+    }
+
+    fn provider(&self, name: &ProviderName) -> Result<Provider, Failure> {
+        let summary = self.providers().list().into_iter().find(|summary| summary.name == *name);
+        self.describe(summary.ok_or_else(|| provider::ProviderError::UnknownProvider(name.clone()))?)
+    }
+
+    fn describe(&self, summary: ProviderSummary) -> Result<Provider, Failure> {
+        let keks = self.providers().get(&summary.name).and_then(|provider| provider.list_keks());
+        let newest = keks.unwrap_or_default().into_iter().rev().find(|kek| kek.state == KekState::Active);
+        let ProviderConfig::Native { file } = summary.config;
+        let volumes = self.volumes().count_of(&summary.name);
+        Ok(Provider {
+            name: summary
+                .name
+                .as_str()
+                .parse()
+                .map_err(|error| Failure::from_error(FailureKind::Config, &error))?,
+            kind: ProviderKind::Native,
+            is_default: summary.is_default,
+            availability: match summary.availability {
+                provider::Availability::Ready => Availability::Ready,
+                provider::Availability::Locked => Availability::Locked,
+                provider::Availability::Unavailable => Availability::Unavailable,
+            },
+            file: Some(file),
+            kek_id: newest.map(|kek| kek.id.to_string()),
+            volumes: u32::try_from(volumes).unwrap_or(u32::MAX),
+        })
+    }
+}
+
+pub(super) fn provider_name(name: &Name) -> Result<ProviderName, Failure> {
+    name.as_str().parse().map_err(|error| Failure::from_error(FailureKind::InvalidArgument, &error))
+}

@@ -1,0 +1,230 @@
+//! Workers that ended are replaced, and workers that an earlier daemon started are adopted.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ublk_targets::device;
+
+use super::Daemon;
+use super::devices::Device;
+use super::events::Event;
+use super::process::Process;
+use super::{links, worker};
+use crate::atomic_file;
+use crate::control::worker::Report;
+use crate::control::{Failure, FailureKind, TargetKind};
+use crate::name::Name;
+use crate::provider::ProviderName;
+use crate::volume::{self, State};
+
+/// A worker that ends sooner than this has not done well.
+const EARLY: Duration = Duration::from_secs(30);
+/// After so many early deaths in a row a device is left quiesced for somebody to look at.
+const MAX_EARLY_DEATHS: u32 = 5;
+/// The driver needs a moment to see that a server is gone; attempts to take a device over, and the pauses between.
+const ATTEMPTS: u32 = 6;
+const PAUSE: Duration = Duration::from_millis(250);
+/// Bytes of the longest record of a worker.
+const RECORD_LIMIT: u64 = 64 << 10;
+
+impl Daemon {
+    /// Waits, in a thread of its own, for the end of the worker that serves `name` now.
+    pub(super) fn watch(self: &Arc<Self>, name: &Name) {
+        let Some(process) = self.devices().get(name).and_then(|device| device.process.clone()) else {
+            return;
+        };
+        let (daemon, name, started) = (Arc::clone(self), name.clone(), Instant::now());
+        std::thread::spawn(move || {
+            if process.wait(None) {
+                daemon.worker_ended(&name, &process, started.elapsed());
+            }
+        });
+    }
+
+    fn worker_ended(self: &Arc<Self>, name: &Name, process: &Arc<Process>, age: Duration) {
+        let _turn = self.turns.take(name);
+        let device = self.devices().get(name).cloned();
+        let is_current =
+            |device: &Device| device.process.as_ref().is_some_and(|current| Arc::ptr_eq(current, process));
+        let Some(device) = device.filter(is_current) else { return }; // closed meanwhile
+        if !device::list().contains(&device.report.device_id) {
+            log::warn!("the device of volume {name} was stopped by somebody else");
+            self.forget(&device);
+            own_event("close", &device).record(&Ok(()));
+            return;
+        }
+        let early_deaths = if age < EARLY { device.early_deaths + 1 } else { 0 };
+        let reason = "its worker ended unexpectedly".to_owned();
+        own_event("worker-end", &device).record::<()>(&Err(Failure::new(FailureKind::Internal, &reason)));
+        self.set_quiesced(name, reason, early_deaths);
+        if early_deaths >= MAX_EARLY_DEATHS {
+            let reason = format!("its worker ended {early_deaths} times in a row soon after it had started");
+            log::error!("volume {name} stays quiesced: {reason}; 'open' tries again");
+            self.set_quiesced(name, reason, 0);
+            return;
+        }
+        // The event and the state tell of a failure.
+        let _ = self.replace_worker(name);
+    }
+
+    fn set_quiesced(&self, name: &Name, reason: String, early_deaths: u32) {
+        if let Some(device) = self.devices().get_mut(name) {
+            device.state = State::Quiesced(reason);
+            device.early_deaths = early_deaths;
+        }
+    }
+
+    /// Has a new worker take over a quiesced device, which keeps its node and the requests that wait. The caller has the
+    /// volume's turn.
+    pub(super) fn replace_worker(self: &Arc<Self>, name: &Name) -> Result<(), Failure> {
+        let Some(device) = self.devices().get(name).cloned() else { return Ok(()) };
+        let mut result = self.try_to_replace(&device);
+        for attempt in 1..ATTEMPTS {
+            match &result {
+                Err(failure) if matches!(failure.kind, FailureKind::System | FailureKind::Busy) => {
+                    log::info!("volume {name}: {failure}; trying again");
+                    std::thread::sleep(PAUSE * 2_u32.pow(attempt));
+                    result = self.try_to_replace(&device);
+                }
+                _ => break,
+            }
+        }
+        own_event("recover", &device).record(&result);
+        if let Err(failure) = &result {
+            self.set_quiesced(name, failure.message.clone(), device.early_deaths);
+        }
+        result
+    }
+
+    fn try_to_replace(self: &Arc<Self>, device: &Device) -> Result<(), Failure> {
+        let job = device.report.job.clone();
+        let dek = match job.target {
+            TargetKind::Null | TargetKind::Plain => None,
+            TargetKind::Crypt => {
+                let header = self.header_of(&job.name)?;
+                let provider = self.providers().get(&header.token.provider)?;
+                Some(volume::unlock(&header, &*provider)?)
+            }
+        };
+        let (report, process) = worker::start(job, Some(device.report.device_id), dek)?;
+        let new = Device {
+            report,
+            process: Some(Arc::new(process)),
+            state: State::Live,
+            early_deaths: device.early_deaths,
+        };
+        self.keep(&new)?;
+        self.watch(&new.report.job.name);
+        Ok(())
+    }
+
+    /// Tries again with every quiesced volume whose KEK is `provider`'s, each in a thread of its own.
+    pub(super) fn resume_quiesced(self: &Arc<Self>, provider: &ProviderName) {
+        let waits = |device: &Device| {
+            matches!(device.state, State::Quiesced(_))
+                && device.report.job.provider.as_deref() == Some(provider.as_str())
+        };
+        let names: Vec<Name> =
+            self.devices().iter().filter(|(_, device)| waits(device)).map(|(name, _)| name.clone()).collect();
+        names.into_iter().for_each(|name| self.resume_in_background(name));
+    }
+
+    fn resume_in_background(self: &Arc<Self>, name: Name) {
+        let daemon = Arc::clone(self);
+        std::thread::spawn(move || {
+            let _turn = daemon.turns.take(&name);
+            let state = daemon.devices().get(&name).map(|device| device.state.clone());
+            if matches!(state, Some(State::Quiesced(_))) {
+                // The event and the state tell of a failure.
+                let _ = daemon.replace_worker(&name);
+            }
+        });
+    }
+
+    /// Takes over what an earlier daemon left: its workers, devices whose worker ended since, and what is stale.
+    pub(super) fn take_over(self: &Arc<Self>) {
+        for name in left_behind(&self.options.workers_dir()) {
+            self.adopt(&name);
+        }
+        let adopted: BTreeSet<u32> = self.devices().values().map(|device| device.report.device_id).collect();
+        for id in device::orphans().into_iter().filter(|id| !adopted.contains(id)) {
+            log::warn!("deleting ublk device {id}, which a worker left behind");
+            if let Err(error) = device::delete(id) {
+                log::warn!("{}", Failure::from(error));
+            }
+        }
+        let devices = self.devices();
+        links::clean(&self.options.dev_dir, |name| {
+            name.parse::<Name>().is_ok_and(|name| devices.contains_key(&name))
+        });
+    }
+
+    fn adopt(self: &Arc<Self>, name: &Name) {
+        match worker::ask(&self.options.worker_socket(name)) {
+            Ok((report, peer)) if report.job.name == *name && peer.pid.unsigned_abs() == report.pid => {
+                self.adopt_worker(report);
+            }
+            Ok((report, peer)) => {
+                log::error!("process {} serves {} under the socket of {name}", peer.pid, report.job.name);
+            }
+            Err(failure) => {
+                log::info!("volume {name}: {failure}");
+                self.adopt_device(name);
+            }
+        }
+    }
+
+    fn adopt_worker(self: &Arc<Self>, report: Report) {
+        let name = report.job.name.clone();
+        let adopted = Process::of_pid(report.pid)
+            .map_err(|error| Failure::from_error(FailureKind::System, &error))
+            .and_then(|process| {
+                let process = Some(Arc::new(process));
+                self.keep(&Device { report, process, state: State::Live, early_deaths: 0 })
+            });
+        let event = Event { volume: Some(name.to_string()), ..Event::own("adopt") };
+        event.record(&adopted);
+        self.watch(&name);
+    }
+
+    /// Takes over a device whose worker is gone, and tries to have it served again.
+    fn adopt_device(self: &Arc<Self>, name: &Name) {
+        let path = self.options.worker_record(name);
+        let report = atomic_file::read_limited(&path, RECORD_LIMIT).ok();
+        let report = report.and_then(|bytes| serde_json::from_slice::<Report>(&bytes).ok());
+        let state = State::Quiesced("its worker ended while no daemon ran".into());
+        let device = report.map(|report| Device { report, process: None, state, early_deaths: 0 });
+        match device.filter(|device| device.report.job.name == *name) {
+            Some(device) if device::orphans().contains(&device.report.device_id) => {
+                own_event("adopt", &device).record(&self.keep(&device));
+                self.resume_in_background(name.clone());
+            }
+            Some(device) => self.forget(&device),
+            None => {
+                for stale in [path, self.options.worker_socket(name)] {
+                    let _ = fs::remove_file(stale); // one of the two is not there
+                }
+            }
+        }
+    }
+}
+
+/// Names of the volumes of which a socket or a record is there.
+fn left_behind(directory: &Path) -> BTreeSet<Name> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.filter_map(|entry| Path::new(&entry.file_name()).file_stem()?.to_str()?.parse().ok()).collect()
+}
+
+fn own_event(verb: &'static str, device: &Device) -> Event {
+    let job = &device.report.job;
+    Event {
+        volume: Some(job.name.to_string()),
+        uuid: job.uuid,
+        provider: job.provider.clone(),
+        kek_id: job.kek_id.clone(),
+        ..Event::own(verb)
+    }
+}

@@ -1,0 +1,262 @@
+//! What the daemon does with volumes, open or not: make them, look at them, keep their recovery passphrases.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use ublk_targets::secret::{DEK_LEN, Secret};
+
+use super::Daemon;
+use super::devices::Device;
+use super::events::Event;
+use super::providers::provider_name;
+use super::worker;
+use crate::control::{
+    self, Counters, Create, Failure, FailureKind, RecoveryAdded, RecoveryRemoved, TargetKind, Volume,
+    VolumeState, Volumes,
+};
+use crate::luks::{self, FormatOptions, Header, Place};
+use crate::name::Name;
+use crate::volume::{self, Known, State, VolumeError};
+
+impl Daemon {
+    pub(super) fn create(&self, call: &Create, event: &mut Event) -> Result<Volume, Failure> {
+        let _turn = self.turns.take(&call.name);
+        let place = place(&call.backing, call.header.as_deref())?;
+        self.check_name_is_free(&call.name, &place)?;
+        let provider = match &call.provider {
+            Some(name) => self.providers().get(&provider_name(name)?)?,
+            None => self.providers().default_provider()?,
+        };
+        let options = FormatOptions {
+            label: Some(label(&call.name)),
+            sector_size: call.sector_size.unwrap_or(4096),
+            force: call.force,
+            ..FormatOptions::default()
+        };
+        let header = volume::create(&place, &options, &*provider)?;
+        tell(event, &call.name, &header);
+        self.volumes().insert(call.name.clone(), Known::of(&header))?;
+        Ok(self.volume(&call.name))
+    }
+
+    /// A name is free where no volume has it, or where the one that had it is gone from its backing.
+    pub(super) fn check_name_is_free(&self, name: &Name, place: &Place) -> Result<(), Failure> {
+        if self.devices().contains_key(name) {
+            let message = format!("the name {name} is taken: a device of that name is open");
+            return Err(Failure::new(FailureKind::Exists, message).hint("choose another name"));
+        }
+        let Some(known) = self.volumes().get(name).cloned() else { return Ok(()) };
+        if known.place() == *place
+            || luks::open(&known.place()).map_or(true, |header| header.uuid != known.uuid)
+        {
+            return Ok(());
+        }
+        Err(VolumeError::NameTaken { name: name.clone(), backing: known.backing }.into())
+    }
+
+    pub(super) fn list(&self) -> Result<Volumes, Failure> {
+        let mut names: BTreeSet<Name> = self.volumes().iter().map(|(name, _)| name.clone()).collect();
+        names.extend(self.devices().keys().cloned());
+        Ok(Volumes { volumes: names.iter().map(|name| self.volume(name)).collect() })
+    }
+
+    pub(super) fn status(&self, text: &str) -> Result<Volume, Failure> {
+        let name = self.name_of(text).ok_or_else(|| VolumeError::Unknown(text.to_owned()))?;
+        Ok(self.volume(&name))
+    }
+
+    pub(super) fn recovery_add(
+        &self,
+        text: &str,
+        passphrase: &Secret,
+        event: &mut Event,
+    ) -> Result<RecoveryAdded, Failure> {
+        let name = self.name_of(text).ok_or_else(|| VolumeError::Unknown(text.to_owned()))?;
+        let _turn = self.turns.take(&name);
+        let mut header = self.header_of(&name)?;
+        tell(event, &name, &header);
+        let provider = self.providers().get(&header.token.provider)?;
+        let dek = volume::unlock(&header, &*provider)?;
+        let keyslot = header.recovery_add(&dek, passphrase)?;
+        Ok(RecoveryAdded { keyslot })
+    }
+
+    pub(super) fn recovery_remove(
+        &self,
+        text: &str,
+        keyslot: Option<u32>,
+        event: &mut Event,
+    ) -> Result<RecoveryRemoved, Failure> {
+        let name = self.name_of(text).ok_or_else(|| VolumeError::Unknown(text.to_owned()))?;
+        let _turn = self.turns.take(&name);
+        let mut header = self.header_of(&name)?;
+        tell(event, &name, &header);
+        let keyslots = match keyslot {
+            Some(keyslot) => vec![keyslot],
+            None => header.keyslots.iter().map(|keyslot| keyslot.slot).collect(),
+        };
+        for keyslot in &keyslots {
+            header.recovery_remove(*keyslot)?;
+        }
+        Ok(RecoveryRemoved { keyslots })
+    }
+
+    /// The header of a known volume, if it is still on its backing.
+    pub(super) fn header_of(&self, name: &Name) -> Result<Header, Failure> {
+        let known = self.volumes().get(name).cloned();
+        let known = known.ok_or_else(|| VolumeError::Unknown(name.to_string()))?;
+        let header = luks::open(&known.place())?;
+        if header.uuid != known.uuid {
+            return Err(VolumeError::Replaced { name: name.clone(), backing: known.backing }.into());
+        }
+        if let Some(notice) = repair_notice(&header) {
+            log::warn!("volume {name}: {notice}");
+        }
+        Ok(header)
+    }
+
+    /// The name of the volume or device that `text` means: its name, its UUID, or the path of its backing or device.
+    pub(super) fn name_of(&self, text: &str) -> Option<Name> {
+        let devices = self.devices();
+        let open = devices.iter().find(|(name, device)| {
+            let job = &device.report.job;
+            name.as_str() == text
+                || device.report.node == Path::new(text)
+                || self.options.link(name) == Path::new(text)
+                || job.uuid.is_none() && job.backing.as_deref() == Some(Path::new(text))
+        });
+        let open = open.map(|(name, _)| name.clone());
+        drop(devices);
+        open.or_else(|| self.volumes().find(text).map(|(name, _)| name.clone()))
+    }
+
+    /// Everything that can be told of a volume or device.
+    pub(super) fn volume(&self, name: &Name) -> Volume {
+        let device = self.devices().get(name).cloned();
+        let known = self.volumes().get(name).cloned();
+        let mut volume = unknown(name);
+        if let Some(known) = &known {
+            volume.uuid = Some(known.uuid);
+            volume.backing = Some(known.backing.clone());
+            volume.header.clone_from(&known.header);
+            volume.provider = Some(known.provider.to_string());
+            volume.kek_id = Some(known.kek_id.to_string());
+            match self.header_of(name) {
+                Ok(header) => self.fill_in_header(&mut volume, &header),
+                Err(failure) => volume.problem = Some(failure.message),
+            }
+        }
+        if let Some(device) = device {
+            self.fill_in_device(&mut volume, &device);
+        }
+        volume
+    }
+
+    fn fill_in_header(&self, volume: &mut Volume, header: &Header) {
+        volume.size = Some(header.data_length);
+        volume.sector_size = Some(header.sector_size);
+        volume.provider = Some(header.token.provider.to_string());
+        volume.kek_id = Some(header.token.kek_id.to_string());
+        volume.recovery_keyslots = header.keyslots.iter().map(|keyslot| keyslot.slot).collect();
+        volume.notice = repair_notice(header);
+        set_state(volume, State::without_device(&header.token, &self.providers()));
+    }
+
+    fn fill_in_device(&self, volume: &mut Volume, device: &Device) {
+        let job = &device.report.job;
+        volume.target = job.target;
+        volume.backing.clone_from(&job.backing);
+        volume.size = Some(job.size);
+        volume.sector_size = Some(job.sector_size);
+        if job.target != TargetKind::Crypt {
+            (volume.cipher, volume.key_bits) = (None, None);
+        }
+        set_state(volume, device.state.clone());
+        volume.device = Some(control::Device {
+            node: device.report.node.clone(),
+            link: self.options.link(&job.name),
+            pid: device.report.pid,
+            cpu_path: device.report.cpu_path.clone(),
+            key_memory: device.report.key_memory.clone(),
+            queues: job.queues,
+            depth: job.depth,
+            max_io_bytes: job.max_io_bytes,
+            discards: job.discards,
+            read_only: job.read_only,
+            counters: counters(device),
+        });
+    }
+}
+
+fn counters(device: &Device) -> Option<Counters> {
+    match worker::ask(&device.report.job.socket) {
+        Ok((report, _)) => Some(report.counters),
+        Err(failure) => {
+            log::debug!("no counters of volume {}: {failure}", device.report.job.name);
+            None
+        }
+    }
+}
+
+/// A volume of which only the name is known.
+fn unknown(name: &Name) -> Volume {
+    Volume {
+        name: name.clone(),
+        uuid: None,
+        target: TargetKind::Crypt,
+        backing: None,
+        header: None,
+        state: VolumeState::Locked,
+        problem: None,
+        notice: None,
+        size: None,
+        sector_size: None,
+        cipher: Some(luks::CIPHER.into()),
+        key_bits: Some(8 * DEK_LEN as u32),
+        provider: None,
+        kek_id: None,
+        recovery_keyslots: Vec::new(),
+        device: None,
+    }
+}
+
+fn set_state(volume: &mut Volume, state: State) {
+    (volume.state, volume.problem) = match state {
+        State::Locked(problem) => (VolumeState::Locked, Some(problem)),
+        State::Unlocked => (VolumeState::Unlocked, None),
+        State::Live => (VolumeState::Live, None),
+        State::Quiesced(problem) => (VolumeState::Quiesced, Some(problem)),
+    };
+}
+
+pub(super) fn repair_notice(header: &Header) -> Option<String> {
+    let path = header.place.header_path().display();
+    let repair = header.repair?;
+    Some(format!("the {} copy of the LUKS2 header of {path} was damaged and has been repaired", repair.copy))
+}
+
+/// Where a volume is said to be.
+pub(super) fn place(backing: &Path, header: Option<&Path>) -> Result<Place, Failure> {
+    for path in [Some(backing), header].into_iter().flatten() {
+        if !path.is_absolute() {
+            let message = format!("the path {} is not absolute", path.display());
+            return Err(Failure::new(FailureKind::InvalidArgument, message));
+        }
+    }
+    Ok(match header {
+        None => Place::attached(backing),
+        Some(header) => Place::detached(backing, header),
+    })
+}
+
+/// A label of LUKS2 has 47 bytes at most; a longer name is cut.
+fn label(name: &Name) -> String {
+    name.as_str().chars().take(47).collect()
+}
+
+pub(super) fn tell(event: &mut Event, name: &Name, header: &Header) {
+    event.volume = Some(name.to_string());
+    event.uuid = Some(header.uuid);
+    event.provider = Some(header.token.provider.to_string());
+    event.kek_id = Some(header.token.kek_id.to_string());
+}

@@ -1,0 +1,78 @@
+//! Workers as the daemon sees them: started with a job, or found by their sockets.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use ublk_targets::secret::Dek;
+
+use super::process::Process;
+use crate::control::worker::{GetReport, Job, Report, Serve};
+use crate::control::{Client, Failure, FailureKind, Peer, SecretFd};
+
+/// How long a new worker may take until its device serves: longer than ublk's control commands may.
+const START_LIMIT: Duration = Duration::from_secs(60);
+/// How long a worker may take to answer.
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+
+/// Starts a worker on `job` and waits until its device serves. `recover` is the device to take over. The DEK's pages are
+/// the worker's to wipe, and are wiped when this returns.
+pub(super) fn start(job: Job, recover: Option<u32>, dek: Option<Dek>) -> Result<(Report, Process), Failure> {
+    let name = job.name.clone();
+    let (process, channel) = spawn().map_err(|error| {
+        Failure::new(FailureKind::System, format!("cannot start a worker for volume {name}: {error}"))
+    })?;
+    let call = Serve { job, recover, dek: dek.as_ref().map(|_| SecretFd(0)) };
+    let fds: Vec<_> = dek.iter().map(Dek::fd).collect();
+    let report = Client::over_with_limit(channel, START_LIMIT)
+        .map_err(|error| Failure::from_error(FailureKind::System, &error))
+        .and_then(|mut client| client.call_with(&call, &fds));
+    match report {
+        Ok(report) => Ok((report, process)),
+        Err(failure) => {
+            process.kill();
+            process.wait(Some(ANSWER_LIMIT));
+            Err(match failure.kind {
+                FailureKind::NoDaemon => Failure::new(
+                    FailureKind::System,
+                    format!("the worker of volume {name} did not start: {failure}"),
+                )
+                .hint("the daemon's log may tell why"),
+                _ => failure,
+            })
+        }
+    }
+}
+
+/// What the worker that listens at `socket` says of itself, and who it is.
+pub(super) fn ask(socket: &Path) -> Result<(Report, Peer), Failure> {
+    let stream = UnixStream::connect(socket).map_err(|error| gone(socket, &error))?;
+    let peer = Peer::of(&stream).map_err(|error| gone(socket, &error))?;
+    let mut client = Client::over_with_limit(stream, ANSWER_LIMIT).map_err(|error| gone(socket, &error))?;
+    Ok((client.call(&GetReport {}, &[])?, peer))
+}
+
+fn gone(socket: &Path, error: &io::Error) -> Failure {
+    Failure::new(FailureKind::NoDaemon, format!("no worker answers at {}: {error}", socket.display()))
+}
+
+/// A worker that waits for its job at the other end of the socket.
+fn spawn() -> io::Result<(Process, UnixStream)> {
+    let (ours, theirs) = UnixStream::pair()?;
+    let mut command = Command::new("/proc/self/exe"); // this very program, also where its file was replaced
+    // An @ in front keeps it alive at shutdown until the file systems above it are gone
+    // (systemd, "Storage Daemons for the Root File System").
+    command.arg0("@blkseal").arg("worker").env_clear().current_dir("/");
+    for variable in ["RUST_LOG", "JOURNAL_STREAM"] {
+        if let Some(value) = std::env::var_os(variable) {
+            command.env(variable, value);
+        }
+    }
+    command.stdin(Stdio::from(OwnedFd::from(theirs))).stdout(Stdio::null());
+    // Where no descriptor for it is to be had, the child ends by itself: its socket is closed.
+    Ok((Process::of_child(command.spawn()?)?, ours))
+}

@@ -1,0 +1,111 @@
+//! What can go wrong with a volume.
+
+use std::io;
+use std::path::PathBuf;
+
+use ublk_targets::secret::SecretError;
+
+use crate::luks::LuksError;
+use crate::name::Name;
+use crate::provider::wrap::WrapError;
+use crate::provider::{KekId, ProviderError, ProviderName};
+
+/// Why a volume could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum VolumeError {
+    /// No known volume has this name, UUID or backing.
+    #[error("there is no volume {0}")]
+    Unknown(String),
+    /// Another volume has the name.
+    #[error("the name {name} is taken: volume {name} is on {}", backing.display())]
+    NameTaken {
+        /// The name.
+        name: Name,
+        /// The backing of the volume that has it.
+        backing: PathBuf,
+    },
+    /// A volume that this host does not know has to be given a name.
+    #[error("the volume on {} has no name on this host yet", .0.display())]
+    Unnamed(PathBuf),
+    /// The backing holds another volume than the one that has this name.
+    #[error("{} no longer holds volume {name}, but another one", backing.display())]
+    Replaced {
+        /// The name.
+        name: Name,
+        /// The backing.
+        backing: PathBuf,
+    },
+    /// Somebody has the device open.
+    #[error("volume {name} is in use: {by}")]
+    InUse {
+        /// The volume.
+        name: Name,
+        /// Who, as far as the kernel tells.
+        by: String,
+    },
+    /// The header could not be made, read or changed.
+    #[error(transparent)]
+    Luks(#[from] LuksError),
+    /// The provider could not give a KEK.
+    #[error(transparent)]
+    Provider(#[from] ProviderError),
+    /// The DEK could not be unwrapped.
+    #[error("the key of {} cannot be unwrapped with KEK {kek_id} of {provider}", backing.display())]
+    Unwrap {
+        /// The backing.
+        backing: PathBuf,
+        /// The KEK that its token names.
+        kek_id: KekId,
+        /// The provider that its token names.
+        provider: ProviderName,
+        /// What failed.
+        #[source]
+        source: WrapError,
+    },
+    /// There is no memory for a key.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    /// The list of known volumes is not what blkseal wrote.
+    #[error("{} is damaged: {problem}", path.display())]
+    Registry {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The file system or the kernel failed.
+    #[error("cannot {action} {}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the kernel answered.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl VolumeError {
+    /// What to do about it, as one sentence for the person who reads the message.
+    pub fn hint(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::Unknown(_) => {
+                "`blkseal list` shows the volumes that there are; a path opens one from elsewhere"
+            }
+            Self::NameTaken { .. } => "choose another name",
+            Self::Unnamed(_) => "choose one with --name",
+            Self::Replaced { .. } => "open it by the path of its backing, under another name",
+            Self::InUse { .. } => "unmount it, or end what uses it, then close it again",
+            Self::Luks(error) => return error.hint(),
+            Self::Provider(error) => return error.hint(),
+            Self::Unwrap { .. } => {
+                "its token was changed, or the provider's key file is that of another provider"
+            }
+            Self::Registry { .. } => {
+                "correct it, or move it away: volumes can be opened by the path of their backing"
+            }
+            _ => return None,
+        })
+    }
+}

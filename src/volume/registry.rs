@@ -1,0 +1,151 @@
+//! The volumes that this host knows, by name.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::VolumeError;
+use crate::atomic_file;
+use crate::luks::{Header, Place, Placement};
+use crate::name::Name;
+use crate::provider::{KekId, ProviderName};
+
+const FILE_NAME: &str = "volumes.toml";
+const FILE_LIMIT: u64 = 64 << 20;
+
+/// What this host remembers of a volume. The header is what counts; provider and KEK are what it said last.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Known {
+    /// The UUID in its header.
+    pub uuid: Uuid,
+    /// The block device or file that holds its data.
+    pub backing: PathBuf,
+    /// The file that holds its header; none where that lies before the data.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub header: Option<PathBuf>,
+    /// The provider of its KEK.
+    pub provider: ProviderName,
+    /// Its KEK.
+    pub kek_id: KekId,
+}
+
+impl Known {
+    /// What `header` says.
+    pub fn of(header: &Header) -> Self {
+        Self {
+            uuid: header.uuid,
+            backing: header.place.backing.clone(),
+            header: match &header.place.header {
+                Placement::Attached => None,
+                Placement::Detached(path) => Some(path.clone()),
+            },
+            provider: header.token.provider.clone(),
+            kek_id: header.token.kek_id.clone(),
+        }
+    }
+
+    /// Where the volume is.
+    pub fn place(&self) -> Place {
+        match &self.header {
+            None => Place::attached(&self.backing),
+            Some(header) => Place::detached(&self.backing, header),
+        }
+    }
+}
+
+#[derive(Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Content {
+    #[serde(default)]
+    volume: BTreeMap<Name, Known>,
+}
+
+/// The known volumes; each change is on disk before the call that makes it returns.
+pub struct Registry {
+    path: PathBuf,
+    content: Content,
+}
+
+impl Registry {
+    /// The volumes that `volumes.toml` in `directory` names; none if there is no such file.
+    pub fn load(directory: &Path) -> Result<Self, VolumeError> {
+        let path = directory.join(FILE_NAME);
+        let damaged = |problem: String| VolumeError::Registry { path: path.clone(), problem };
+        let content = match atomic_file::read_limited(&path, FILE_LIMIT) {
+            Ok(bytes) => {
+                let text = str::from_utf8(&bytes).map_err(|error| damaged(error.to_string()))?;
+                toml::from_str(text).map_err(|error| damaged(one_line(&error)))?
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Content::default(),
+            Err(source) => return Err(VolumeError::Io { action: "read", path, source }),
+        };
+        Ok(Self { path, content })
+    }
+
+    /// Every known volume, by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&Name, &Known)> {
+        self.content.volume.iter()
+    }
+
+    /// The volume of that name.
+    pub fn get(&self, name: &Name) -> Option<&Known> {
+        self.content.volume.get(name)
+    }
+
+    /// The volume that `text` names: by its name, its UUID, or the path of its backing.
+    pub fn find(&self, text: &str) -> Option<(&Name, &Known)> {
+        let uuid = Uuid::try_parse(text).ok();
+        let path = Path::new(text);
+        self.iter()
+            .find(|(name, _)| name.as_str() == text)
+            .or_else(|| self.iter().find(|(_, known)| Some(known.uuid) == uuid))
+            .or_else(|| self.iter().find(|(_, known)| path.is_absolute() && same_file(&known.backing, path)))
+    }
+
+    /// How many volumes have their KEK from `provider`.
+    pub fn count_of(&self, provider: &ProviderName) -> usize {
+        self.iter().filter(|(_, known)| known.provider == *provider).count()
+    }
+
+    /// Remembers a volume under `name`, and forgets what was remembered of this name or this backing.
+    pub fn insert(&mut self, name: Name, known: Known) -> Result<(), VolumeError> {
+        let mut content = self.content.clone();
+        content.volume.retain(|_, other| !same_file(&other.backing, &known.backing));
+        content.volume.insert(name, known);
+        self.save(content)
+    }
+
+    fn save(&mut self, content: Content) -> Result<(), VolumeError> {
+        let text = toml::to_string(&content)
+            .map_err(|error| VolumeError::Registry { path: self.path.clone(), problem: error.to_string() })?;
+        atomic_file::replace(&self.path, text.as_bytes()).map_err(|source| VolumeError::Io {
+            action: "write",
+            path: self.path.clone(),
+            source,
+        })?;
+        self.content = content;
+        Ok(())
+    }
+}
+
+/// Whether two paths lead to the same device or file.
+fn same_file(one: &Path, two: &Path) -> bool {
+    let identity = |path: &Path| {
+        let metadata = fs::metadata(path).ok()?;
+        Some(match metadata.file_type().is_block_device() {
+            true => (0, metadata.rdev()),
+            false => (metadata.dev(), metadata.ino()),
+        })
+    };
+    one == two || identity(one).is_some_and(|first| identity(two) == Some(first))
+}
+
+fn one_line(error: &toml::de::Error) -> String {
+    error.to_string().trim_end().replace('\n', " ")
+}

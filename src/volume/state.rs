@@ -1,0 +1,49 @@
+//! Where a volume is in its life.
+
+use crate::luks::Token;
+use crate::provider::{Availability, ProviderError, Registry};
+
+/// Where a volume is in its life.
+///
+/// ```text
+///            provider unlocks            open              worker dies
+///  Locked ---------------------> Unlocked -----> Live <----------------> Quiesced
+///         <---------------------          <-----        worker replaced     |
+///            provider locks              close                              | close
+///                                           ^-------------------------------+
+/// ```
+///
+/// A provider that locks changes nothing for a volume that is live; what is quiesced then stays so until it is unlocked
+/// again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// No device, and the KEK is not to be had now, for this reason.
+    Locked(String),
+    /// No device, and the KEK is at hand.
+    Unlocked,
+    /// A worker serves the device.
+    Live,
+    /// The device is there and keeps its requests waiting, for no worker serves it, for this reason.
+    Quiesced(String),
+}
+
+impl State {
+    /// The state of a volume that has no device and this token in its header.
+    pub fn without_device(token: &Token, providers: &Registry) -> Self {
+        match providers.get(&token.provider).map(|provider| provider.availability()) {
+            Ok(Availability::Ready) => Self::Unlocked,
+            Ok(Availability::Locked) => {
+                Self::Locked(ProviderError::Locked(token.provider.clone()).to_string())
+            }
+            Ok(Availability::Unavailable) => {
+                Self::Locked(format!("key provider {} cannot be reached", token.provider))
+            }
+            Err(error) => Self::Locked(error.to_string()),
+        }
+    }
+
+    /// Whether there is a device.
+    pub fn has_device(&self) -> bool {
+        matches!(self, Self::Live | Self::Quiesced(_))
+    }
+}

@@ -1,0 +1,73 @@
+//! What a worker gives up, so that whoever takes it over gets little.
+
+use std::collections::HashSet;
+use std::fs;
+use std::io;
+
+use caps::{CapSet, Capability};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::prctl;
+use nix::sys::signal::SigSet;
+use nix::unistd::setsid;
+use ublk_targets::secret::process;
+
+/// What ublk's control commands need, for as long as the device lives: to delete it is one of them.
+const KEPT: Capability = Capability::CAP_SYS_ADMIN;
+/// Mounts that stay in the worker's view: device nodes, and where libublk keeps what its tools show.
+const KEPT_MOUNTS: [&str; 5] = ["/", "/dev", "/proc", "/run", "/sys"];
+
+/// Before the first key arrives: no dumps, no swap, no terminal, no allocation that waits for this very device.
+pub(super) fn from_the_start() -> io::Result<()> {
+    process::forbid_dumps()?;
+    process::lock_all_memory()?;
+    process::set_io_flusher()?;
+    prctl::set_no_new_privs()?;
+    // The daemon takes its signals in one thread and blocks them elsewhere; that must not be inherited.
+    SigSet::all().thread_unblock()?;
+    // Fails only for the leader of a session, which is what is wanted.
+    let _ = setsid();
+    Ok(())
+}
+
+/// When backing and socket are open and before the device is: no view of the host's mounts, no needless capability.
+///
+/// A worker that could see a mount of its own device would wait for itself when it ends, and one that sees any mount
+/// keeps it from going away.
+pub(super) fn for_service() -> io::Result<()> {
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
+    for place in mounts()?.iter().rev().filter(|place| !KEPT_MOUNTS.contains(&place.as_str())) {
+        // One that is below another that is gone already is gone too.
+        let _ = umount2(place.as_str(), MntFlags::MNT_DETACH);
+    }
+    drop_capabilities().map_err(|error| io::Error::other(error.to_string()))
+}
+
+fn drop_capabilities() -> Result<(), caps::errors::CapsError> {
+    for capability in caps::read(None, CapSet::Bounding)? {
+        if capability != KEPT {
+            caps::drop(None, CapSet::Bounding, capability)?;
+        }
+    }
+    let kept = HashSet::from([KEPT]);
+    caps::clear(None, CapSet::Ambient)?;
+    caps::set(None, CapSet::Inheritable, &HashSet::new())?;
+    caps::set(None, CapSet::Effective, &kept)?;
+    caps::set(None, CapSet::Permitted, &kept)
+}
+
+/// Where things are mounted in this process's view, in the order of mounting.
+fn mounts() -> io::Result<Vec<String>> {
+    let text = fs::read_to_string("/proc/self/mountinfo")?;
+    Ok(text.lines().filter_map(|line| line.split(' ').nth(4)).map(unescape).collect())
+}
+
+/// proc_pid_mountinfo(5) writes space, tab, newline and backslash as a backslash and three octal digits.
+fn unescape(field: &str) -> String {
+    let mut text = field.to_owned();
+    for (escape, character) in [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")] {
+        text = text.replace(escape, character);
+    }
+    text
+}
