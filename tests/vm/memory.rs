@@ -82,7 +82,7 @@ fn kek(host: &Host) -> Vec<u8> {
     use ublk_targets::secret::Secret;
     let mut seal = Secret::zeroed(KEY_FILE.len()).unwrap();
     seal.expose_mut().copy_from_slice(KEY_FILE.as_bytes());
-    let file = find(Path::new(&host.path("state")), "keys");
+    let file = find(host.dir.path(), "keys");
     let provider = NativeProvider::new("keys".to_owned().try_into().unwrap(), file);
     provider.unlock(&seal).unwrap();
     let id = provider.list_keks().unwrap()[0].id.clone();
