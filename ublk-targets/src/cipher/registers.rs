@@ -1,6 +1,7 @@
 //! Vector registers, where a cipher run leaves its last round keys.
 
-/// Sets every vector register to zero. All of them may change in any call, so that no caller has anything in them.
+/// Sets every vector register to zero, on x86-64. All of them may change in any call, so that no caller has anything
+/// in them.
 pub(super) fn scrub() {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: each function runs only where its feature is.
