@@ -19,9 +19,17 @@ COMPLAINTS='\] (WARNING|BUG|INFO: task|INFO: rcu)'
 
 cleanup() {
   local pid
-  for pid in ${QEMU_PID:-} ${HELPERS[@]+"${HELPERS[@]}"}; do kill "$pid" 2>/dev/null || true; done
-  if [[ -n ${QEMU_PID:-} ]]; then wait "$QEMU_PID" 2>/dev/null || true; fi
+  end_qemu
+  for pid in ${HELPERS[@]+"${HELPERS[@]}"}; do kill "$pid" 2>/dev/null || true; done
   if [[ -n ${RUN_DIR:-} ]]; then rm -rf "$RUN_DIR"; fi
+}
+
+# Nothing in the guest is worth an orderly end, and an orderly end can hang.
+end_qemu() {
+  if [[ -z ${QEMU_PID:-} ]]; then return; fi
+  kill -KILL "$QEMU_PID" 2>/dev/null || true
+  wait "$QEMU_PID" 2>/dev/null || true
+  QEMU_PID=
 }
 
 # Sets RUN_DIR: on a disk, not in memory, as disks and archives may be large.
@@ -121,12 +129,12 @@ qemu_runs() {
   stat=$(<"/proc/$QEMU_PID/stat") && [[ $stat != *') Z '* ]]
 }
 
-# Says "gone" when QEMU has ended, or soon after a panic: a kernel may not get as far as the reboot it promised.
+# Says "gone" when QEMU has ended, or soon after the kernel's last words: neither it nor QEMU always gets to the end.
 watch_guest() {
   while qemu_runs; do
     sleep 0.2
-    if grep -q -a 'Kernel panic - not syncing' "$RUN_DIR/console"; then
-      # The rest of its last words.
+    if grep -q -a -E 'Kernel panic - not syncing|reboot: (Power down|Restarting|System halted)' "$RUN_DIR/console"; then
+      # A panic says more after that.
       sleep 1
       break
     fi
@@ -213,8 +221,7 @@ run_guest() {
   else
     next_verdict $((TIMEOUT + GRACE))
   fi
-  kill "$QEMU_PID" 2>/dev/null || true
-  wait "$QEMU_PID" 2>/dev/null || true
+  end_qemu
   # QEMU has closed its ends: everything that was said is still to be passed on, and then they end.
   if ((${#copiers[@]})); then wait "${copiers[@]}" 2>/dev/null || true; fi
   case $VERDICT in
@@ -234,8 +241,7 @@ run_guest() {
 
 guest_died() {
   STATUS=$EX_GUEST_DIED
-  kill "$QEMU_PID" 2>/dev/null || true
-  wait "$QEMU_PID" 2>/dev/null || true
+  end_qemu
   if [[ -s $RUN_DIR/qemu.err ]]; then sed 's/^/  qemu: /' "$RUN_DIR/qemu.err" | tail -n 10 >&2; fi
   local panic
   panic=$(grep -a -m 1 -o 'Kernel panic.*' "$RUN_DIR/console" | tr -d '\r' || true)

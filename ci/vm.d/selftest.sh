@@ -5,7 +5,7 @@
 expect() {
   local want=$1 what=$2 status=0 started=$SECONDS
   shift 2
-  "$VM_D/../vm" run --kernel "$CURRENT" "$@" >"$OUTPUT" 2>&1 </dev/null || status=$?
+  "$VM_D/../vm" run --kernel "$CURRENT" --timeout 120 "$@" >"$OUTPUT" 2>&1 </dev/null || status=$?
   if ((status == want)); then
     PASSED=$((PASSED + 1))
     printf 'ok    %-4s  %s (%s s)\n' "$CURRENT" "$what" $((SECONDS - started))
