@@ -106,6 +106,13 @@ pub const STUDY: &str = "
   blkseal close ceiling
   blkseal study plain raw /dev/nvme1n1";
 
+/// Examples of `daemon`.
+pub const DAEMON: &str = "
+  systemctl enable --now blkseald         # the usual way
+  blkseal daemon                          # in the foreground
+  blkseal daemon --state-dir /tmp/b/state --run-dir /tmp/b/run --dev-dir /tmp/b/dev
+  blkseal --socket /tmp/b/run/daemon.sock status";
+
 /// Examples of `completions`.
 pub const COMPLETIONS: &str = "
   blkseal completions bash >/etc/bash_completion.d/blkseal

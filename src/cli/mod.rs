@@ -14,6 +14,7 @@
 mod close;
 mod completions;
 mod create;
+mod daemon;
 mod help;
 mod list;
 mod man;
@@ -36,7 +37,6 @@ use std::process::ExitCode;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::control::Failure;
-use crate::{daemon, worker};
 use session::{Globals, Session};
 
 /// Encrypts the disks of a virtualization host below whatever uses them.
@@ -65,11 +65,9 @@ enum Verb {
     Recovery(recovery::Recovery),
     #[command(subcommand)]
     Study(study::Study),
-    /// Run the daemon that everything else asks
-    Daemon(daemon::Options),
-    /// Serve one device; only the daemon starts this
+    Daemon(daemon::Daemon),
     #[command(hide = true)]
-    Worker,
+    Worker(daemon::Worker),
     Completions(completions::Completions),
     Man(man::Man),
 }
@@ -80,10 +78,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let parsed = command().try_get_matches_from(&arguments);
     let parsed = match parsed.and_then(|matches| Arguments::from_arg_matches(&matches)) {
         Ok(parsed) => parsed,
-        Err(error) => return usage::answer(&error, usage::wants_json(&arguments)),
+        Err(error) => return usage::answer(&error, &arguments),
     };
     let json = parsed.globals.json;
-    if !matches!(parsed.verb, Verb::Daemon(_) | Verb::Worker) {
+    if !matches!(parsed.verb, Verb::Daemon(_) | Verb::Worker(_)) {
         report::start_warnings(json, parsed.globals.verbose);
     }
     match parsed.verb.run(Session::new(parsed.globals)) {
@@ -103,8 +101,8 @@ impl Verb {
             Self::Status(verb) => verb.run(session),
             Self::Recovery(verb) => verb.run(session),
             Self::Study(verb) => verb.run(session),
-            Self::Daemon(options) => daemon::run(&session.daemon_options(options)),
-            Self::Worker => worker::run(),
+            Self::Daemon(verb) => verb.run(session),
+            Self::Worker(verb) => verb.run(),
             Self::Completions(verb) => verb.run(),
             Self::Man(verb) => verb.run(session.output),
         }

@@ -44,10 +44,10 @@ pub struct DeviceArguments {
     #[arg(long)]
     allow_discards: bool,
     /// Hardware queues, each with a thread of its own: 1 to 64 [default: by the number of CPUs]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
+    #[arg(long, value_name = "N", value_parser = values::number::<u16>(1..=64))]
     queues: Option<u16>,
     /// Requests in flight a queue: 1 to 1024 [default: 64]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(long, value_name = "N", value_parser = values::number::<u16>(1..=1024))]
     depth: Option<u16>,
     /// Longest request: a power of two from 4K to 4M [default: 256K]
     #[arg(long, value_name = "BYTES", value_parser = values::max_io)]
@@ -86,11 +86,11 @@ impl Open {
 
 /// Where the device is.
 pub fn text(volume: &Volume) -> String {
-    let size = volume.size.map(short_size).unwrap_or_default();
+    let size = volume.size.map(|bytes| format!(", {}", short_size(bytes))).unwrap_or_default();
     match &volume.device {
         Some(device) => {
             let (link, node) = (device.link.display(), device.node.display());
-            format!("{} is open: {link} -> {node}, {size}\n", volume.name)
+            format!("{} is open: {link} -> {node}{size}\n", volume.name)
         }
         None => format!("{} has no device yet\n", volume.name),
     }

@@ -28,6 +28,11 @@ impl Output {
         Self { json }
     }
 
+    /// Whether answers are in JSON.
+    pub fn is_json(self) -> bool {
+        self.json
+    }
+
     /// Warns of what the user of `volume` should know; in JSON the answer says it.
     pub fn warn_of(self, volume: &Volume) {
         if let Some(notice) = volume.notice.as_ref().filter(|_| !self.json) {

@@ -9,6 +9,7 @@ use clap::Args;
 use ublk_targets::secret::{Secret, SecretError, process};
 
 use super::terminal::{LONGEST_LINE, Line, Terminal};
+use super::values;
 use crate::control::{Failure, FailureKind, MAX_SECRET};
 
 /// Where a passphrase or key comes from. Without an option it is asked for on the terminal.
@@ -24,7 +25,7 @@ pub struct SecretSource {
     ///
     /// Reads up to the first newline or the end, and nothing beyond, so that several lines of one descriptor serve
     /// several commands. 1 to 8192 bytes.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..))]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = values::number::<i32>(0..=1_048_575))]
     passphrase_fd: Option<RawFd>,
 }
 

@@ -40,7 +40,7 @@ pub enum Add {
 pub struct Native {
     /// What to call it
     name: Name,
-    /// The file for its KEKs [default: one in the daemon's configuration directory]
+    /// The file for its KEKs [default: one in the daemon's state directory]
     #[arg(long, value_name = "FILE", value_parser = values::path)]
     store: Option<PathBuf>,
     #[command(flatten)]

@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::passphrase::{Ask, SecretSource};
 use super::session::{Daemon, Session};
 use super::values::VolumeArgument;
-use super::{help, status};
+use super::{help, status, values};
 use crate::control::{self, Failure, RecoveryAdded, RecoveryRemoved, SecretFd};
 
 /// Recovery passphrases: open a volume with stock cryptsetup, without blkseal
@@ -53,7 +53,7 @@ pub struct Remove {
 #[group(required = true, multiple = false)]
 struct Which {
     /// The one in this keyslot, 0 to 31
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=31))]
+    #[arg(long, value_name = "N", value_parser = values::number::<u32>(0..=31))]
     keyslot: Option<u32>,
     /// All of them
     #[arg(long)]

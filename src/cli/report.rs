@@ -4,20 +4,37 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use anstyle::{AnsiColor, Style};
+use serde::Serialize;
 use serde_json::json;
 
 use super::output::printable;
-use crate::control::Failure;
+use crate::control::{Failure, FailureKind};
 
 const FAILED: Style = AnsiColor::Red.on_default().bold();
 const HINT: Style = AnsiColor::Cyan.on_default();
+
+/// A failure in JSON.
+#[derive(Debug, Serialize)]
+struct Report<'a> {
+    error: Error<'a>,
+}
+
+#[derive(Debug, Serialize)]
+struct Error<'a> {
+    kind: FailureKind,
+    message: &'a str,
+    hint: Option<&'a str>,
+    exit_code: u8,
+}
 
 /// Tells `failure` in one line, and in a second one what to do; returns its exit code.
 pub fn failure(failure: &Failure, json: bool) -> ExitCode {
     let Failure { kind, message, hint } = failure;
     let text = if json {
-        let error = json!({ "kind": kind, "message": message, "hint": hint, "exit_code": kind.exit_code() });
-        format!("{}\n", json!({ "error": error }))
+        let error = Error { kind: *kind, message, hint: hint.as_deref(), exit_code: kind.exit_code() };
+        serde_json::to_string(&Report { error }).unwrap_or_default()
+            + "
+"
     } else {
         let mut text = format!("{FAILED}blkseal:{FAILED:#} {}\n", printable(message));
         if let Some(hint) = hint {

@@ -9,14 +9,13 @@ use ublk_targets::secret::Secret;
 
 use super::output::Output;
 use crate::control::{Client, DEFAULT_SOCKET, Failure, Method};
-use crate::daemon;
 
 /// The options that every verb takes.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Global options")]
 pub struct Globals {
-    /// The daemon's socket [default: /run/blkseal/daemon.sock]
-    #[arg(long, global = true, value_name = "PATH", env = "BLKSEAL_SOCKET", hide_env_values = true)]
+    /// The daemon's socket [env: BLKSEAL_SOCKET] [default: /run/blkseal/daemon.sock]
+    #[arg(long, global = true, value_name = "PATH")]
     pub socket: Option<PathBuf>,
     /// Answer in JSON, failures too
     ///
@@ -34,7 +33,8 @@ pub struct Globals {
 /// One run of a verb.
 #[derive(Debug)]
 pub struct Session {
-    globals: Globals,
+    /// The daemon's socket, where the user named one.
+    pub socket: Option<PathBuf>,
     /// Where answers go.
     pub output: Output,
 }
@@ -42,21 +42,18 @@ pub struct Session {
 impl Session {
     /// A session that has not connected yet.
     pub fn new(globals: Globals) -> Self {
-        let output = Output::new(globals.json);
-        Self { globals, output }
-    }
-
-    /// The options of a daemon that listens where the global option says.
-    pub fn daemon_options(&self, options: daemon::Options) -> daemon::Options {
-        daemon::Options { socket: self.globals.socket.clone(), ..options }
+        // Not by clap, which would count a variable among the arguments that were given.
+        let from_environment = || std::env::var_os("BLKSEAL_SOCKET").filter(|path| !path.is_empty());
+        let socket = globals.socket.or_else(|| from_environment().map(PathBuf::from));
+        Self { socket, output: Output::new(globals.json) }
     }
 
     /// Connects to the daemon.
     pub fn daemon(&self) -> Result<Daemon, Failure> {
-        let socket = self.globals.socket.as_deref().unwrap_or(Path::new(DEFAULT_SOCKET));
+        let socket = self.socket.as_deref().unwrap_or(Path::new(DEFAULT_SOCKET));
         let client = Client::connect(socket)?;
         log::info!("connected to the daemon at {}", socket.display());
-        Ok(Daemon { client, spins: !self.globals.json })
+        Ok(Daemon { client, spins: !self.output.is_json() })
     }
 }
 

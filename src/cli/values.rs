@@ -1,5 +1,6 @@
 //! Arguments with a syntax of their own.
 
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use crate::control::{Failure, FailureKind};
@@ -27,6 +28,17 @@ pub fn size(text: &str) -> Result<u64, String> {
     }
     let number: u64 = number.parse().map_err(|_| too_large())?;
     number.checked_mul(1 << shift).ok_or_else(too_large)
+}
+
+/// A number within `range`, all of which `T` can hold.
+pub fn number<T: TryFrom<u32>>(
+    range: RangeInclusive<u32>,
+) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static {
+    move |text| {
+        let number = text.parse().ok().filter(|number| range.contains(number));
+        let number = number.and_then(|number: u32| T::try_from(number).ok());
+        number.ok_or_else(|| format!("it takes a number from {} to {}", range.start(), range.end()))
+    }
 }
 
 /// The longest request of a device: a power of two from 4 KiB to 4 MiB.
@@ -96,7 +108,7 @@ impl std::str::FromStr for VolumeArgument {
 mod tests {
     use proptest::prelude::*;
 
-    use super::{VolumeArgument, max_io, sector_size, size};
+    use super::{VolumeArgument, max_io, number, sector_size, size};
 
     #[test]
     fn sizes_take_units_of_1024() {
@@ -148,6 +160,16 @@ mod tests {
         }
         assert_eq!((sector_size("4K"), sector_size("512")), (Ok(4096), Ok(512)));
         assert!(sector_size("4294967808").unwrap_err().contains("512 or 4096"));
+    }
+
+    #[test]
+    fn numbers_are_within_their_range_or_refused_not_truncated() {
+        let queues = number::<u16>(1..=64);
+        assert_eq!((queues("1"), queues("64")), (Ok(1), Ok(64)));
+        for text in ["0", "65", "65537", "4294967297", "-1", "1.0", "", "many"] {
+            assert_eq!(queues(text), Err("it takes a number from 1 to 64".into()), "{text}");
+        }
+        assert!(number::<u8>(0..=1000)("300").is_err());
     }
 
     #[test]

@@ -1,0 +1,215 @@
+//! A stand-in for the daemon.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use blkseal::control::{
+    self, Availability, Counters, DaemonCalls, Device, Failure, FailureKind, Peer, Provider, ProviderKind,
+    Providers, RecoveryAdded, RecoveryRemoved, SecretFd, Secrets, Service, TargetKind, Version, Volume,
+    VolumeState, Volumes,
+};
+use serde_json::{Value, json};
+
+/// Answers calls from a script, at a socket of its own.
+pub struct Daemon {
+    pub socket: PathBuf,
+    script: Arc<Script>,
+    _dir: tempfile::TempDir,
+}
+
+impl Daemon {
+    pub fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("daemon.sock");
+        let listener = control::bind(&socket).unwrap();
+        let script = Arc::new(Script::default());
+        let served = Arc::clone(&script);
+        std::thread::spawn(move || control::serve(&served, &listener));
+        Self { socket, script, _dir: dir }
+    }
+
+    /// The secrets that came since this was last asked.
+    pub fn secrets(&self) -> Vec<Vec<u8>> {
+        std::mem::take(&mut self.script.secrets.lock().unwrap())
+    }
+
+    /// Runs `during` while a call that has brought a secret waits for its answer.
+    pub fn hold_answers<T>(&self, during: impl FnOnce() -> T) -> T {
+        let _held = self.script.answering.lock().unwrap();
+        during()
+    }
+}
+
+#[derive(Default)]
+struct Script {
+    secrets: Mutex<Vec<Vec<u8>>>,
+    answering: Mutex<()>,
+}
+
+impl Script {
+    fn keep(&self, secrets: &mut Secrets, index: SecretFd) -> Result<(), Failure> {
+        let secret = secrets.take(index)?;
+        self.secrets.lock().unwrap().push(secret.expose().to_vec());
+        drop(self.answering.lock().unwrap());
+        Ok(())
+    }
+}
+
+impl Service for Script {
+    type Calls = DaemonCalls;
+
+    fn answer(
+        self: &Arc<Self>,
+        _peer: Peer,
+        call: DaemonCalls,
+        mut secrets: Secrets,
+    ) -> Result<Value, Failure> {
+        match call {
+            DaemonCalls::Ping(_) => Ok(json!({})),
+            DaemonCalls::GetVersion(_) => {
+                Ok(json!(Version { version: "0.1.0".into(), pid: 4711, ublk: true }))
+            }
+            DaemonCalls::ProviderAdd(call) => {
+                self.keep(&mut secrets, call.secret)?;
+                let provider = provider(call.name.as_str());
+                Ok(json!(Provider { file: call.file.or(provider.file.clone()), ..provider }))
+            }
+            DaemonCalls::ProviderList(_) => {
+                Ok(json!(Providers { providers: vec![provider("lab"), provider("office")] }))
+            }
+            DaemonCalls::ProviderUnlock(call) => {
+                self.keep(&mut secrets, call.secret)?;
+                Ok(json!(Provider { availability: Availability::Ready, ..provider(call.name.as_str()) }))
+            }
+            DaemonCalls::ProviderLock(call) => {
+                Ok(json!(Provider { availability: Availability::Locked, ..provider(call.name.as_str()) }))
+            }
+            DaemonCalls::ProviderRemove(_) => Err(Failure::new(
+                FailureKind::Busy,
+                "key provider office still wraps the keys of 2 volumes: vm1, vm2",
+            )),
+            DaemonCalls::ProviderSetDefault(_) => Ok(json!({})),
+            DaemonCalls::Create(call) if !call.force => {
+                let message = format!("{} holds an ext4 file system", call.backing.display());
+                Err(Failure::new(FailureKind::Exists, message).hint("give --force to overwrite it"))
+            }
+            DaemonCalls::Create(call) => {
+                Ok(json!(Volume { state: VolumeState::Unlocked, device: None, ..volume(call.name.as_str()) }))
+            }
+            DaemonCalls::Open(call) => {
+                let mut volume = find(&call.volume)?;
+                volume.notice = Some("the second copy of the header was damaged and is repaired".into());
+                Ok(json!(volume))
+            }
+            DaemonCalls::OpenTarget(call) => {
+                Ok(json!(Volume { target: call.target, size: call.size, ..volume(call.name.as_str()) }))
+            }
+            DaemonCalls::Close(call) => find(&call.volume).map(|_| json!({})),
+            DaemonCalls::List(_) => {
+                Ok(json!(Volumes { volumes: vec![volume("vm1"), locked(), quiesced(), plain()] }))
+            }
+            DaemonCalls::Status(call) => find(&call.volume).map(|volume| json!(volume)),
+            DaemonCalls::RecoveryAdd(call) => {
+                self.keep(&mut secrets, call.secret)?;
+                Ok(json!(RecoveryAdded { keyslot: 1 }))
+            }
+            DaemonCalls::RecoveryRemove(call) => {
+                let keyslots = call.keyslot.map_or(vec![0, 1], |keyslot| vec![keyslot]);
+                Ok(json!(RecoveryRemoved { keyslots }))
+            }
+        }
+    }
+}
+
+fn find(name: &str) -> Result<Volume, Failure> {
+    match name {
+        "vm1" => Ok(volume(name)),
+        "vm2" => Ok(locked()),
+        "vm3" => Ok(quiesced()),
+        "raw" => Ok(plain()),
+        _ => Err(Failure::new(FailureKind::NotFound, format!("there is no volume '{name}'"))
+            .hint("'blkseal list' shows them all")),
+    }
+}
+
+fn provider(name: &str) -> Provider {
+    Provider {
+        name: name.parse().unwrap(),
+        kind: ProviderKind::Native,
+        is_default: name == "office",
+        availability: if name == "lab" { Availability::Locked } else { Availability::Ready },
+        file: Some(format!("/etc/blkseal/{name}.keys").into()),
+        kek_id: (name != "lab").then(|| "f2c9a5d0".into()),
+        volumes: u32::from(name == "office") * 2,
+    }
+}
+
+fn volume(name: &str) -> Volume {
+    Volume {
+        name: name.parse().unwrap(),
+        uuid: Some("7c1f6f0e-66ad-4a6e-9d6c-1f4d3d7c8f10".parse().unwrap()),
+        target: TargetKind::Crypt,
+        backing: Some(format!("/srv/{name}.img").into()),
+        header: None,
+        state: VolumeState::Live,
+        problem: None,
+        notice: None,
+        size: Some(240 << 20),
+        sector_size: Some(4096),
+        cipher: Some("aes-xts-plain64".into()),
+        key_bits: Some(512),
+        provider: Some("office".into()),
+        kek_id: Some("f2c9a5d0".into()),
+        recovery_keyslots: vec![0],
+        device: Some(device(name)),
+    }
+}
+
+fn device(name: &str) -> Device {
+    let counters = Counters { reads: 12, read_bytes: 49152, errors: 1, ..Counters::default() };
+    Device {
+        node: "/dev/ublkb0".into(),
+        link: format!("/dev/blkseal/{name}").into(),
+        pid: 4712,
+        cpu_path: Some("portable".into()),
+        key_memory: Some("memfd_secret".into()),
+        queues: 2,
+        depth: 64,
+        max_io_bytes: 256 << 10,
+        discards: false,
+        read_only: false,
+        counters: Some(counters),
+    }
+}
+
+fn locked() -> Volume {
+    let problem = "key provider lab is locked\u{1b}[2J".to_owned();
+    Volume {
+        state: VolumeState::Locked,
+        problem: Some(problem),
+        provider: Some("lab".into()),
+        header: Some("/srv/headers/vm2.luks".into()),
+        recovery_keyslots: vec![],
+        device: None,
+        ..volume("vm2")
+    }
+}
+
+fn quiesced() -> Volume {
+    let device = Device { counters: None, read_only: true, discards: true, ..device("vm3") };
+    let recovery_keyslots = vec![0, 1];
+    Volume { state: VolumeState::Quiesced, device: Some(device), recovery_keyslots, ..volume("vm3") }
+}
+
+fn plain() -> Volume {
+    Volume {
+        uuid: None,
+        target: TargetKind::Plain,
+        cipher: None,
+        key_bits: None,
+        provider: None,
+        kek_id: None,
+        recovery_keyslots: vec![],
+        ..volume("raw")
+    }
+}

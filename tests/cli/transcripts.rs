@@ -1,0 +1,112 @@
+//! What the commands print, word for word; and what becomes of output that nobody takes.
+
+use std::fs::File;
+use std::io::Read;
+use std::process::{Command, Stdio};
+
+use crate::blkseal;
+use crate::daemon::Daemon;
+
+/// Run with TRYCMD=overwrite to write what is printed now into the transcripts; then read the difference.
+#[test]
+fn commands_print_what_the_transcripts_say() {
+    let daemon = Daemon::start();
+    trycmd::TestCases::new()
+        .env("BLKSEAL_SOCKET", daemon.socket.to_str().unwrap())
+        .case("tests/cli/transcripts/*.trycmd")
+        .run();
+}
+
+#[test]
+fn every_command_teaches_by_example() {
+    let daemon = Daemon::start();
+    let help = |arguments: &[&str]| {
+        let output = blkseal(&daemon.socket).args(arguments).arg("--help").output().unwrap();
+        assert!(output.status.success(), "{arguments:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    for verb in [
+        "create",
+        "open",
+        "close",
+        "list",
+        "status",
+        "provider",
+        "recovery",
+        "study",
+        "daemon",
+        "completions",
+        "man",
+    ] {
+        let text = help(&[verb]);
+        assert!(text.contains("Examples:\n  ") && text.contains(&format!("  blkseal {verb}")), "{text}");
+    }
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_failure() {
+    let daemon = Daemon::start();
+    for arguments in [&["list"][..], &["list", "--json"], &["completions", "bash"], &["--help"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output =
+            blkseal(&daemon.socket).args(arguments).stdout(writer).stderr(Stdio::piped()).output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        assert_eq!(output.stderr, b"", "{arguments:?}");
+    }
+}
+
+#[test]
+fn an_answer_that_cannot_be_written_is_a_failure() {
+    let daemon = Daemon::start();
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let output = blkseal(&daemon.socket).arg("list").stdout(full).output().unwrap();
+    assert_eq!(output.status.code(), Some(74));
+    assert!(
+        String::from_utf8_lossy(&output.stderr).starts_with("blkseal: cannot write to standard output: ")
+    );
+}
+
+#[test]
+fn colours_are_for_terminals_only() {
+    let daemon = Daemon::start();
+    let output = |force: bool| {
+        let mut command = blkseal(&daemon.socket);
+        if force {
+            command.env("CLICOLOR_FORCE", "1");
+        }
+        command.arg("list").output().unwrap().stdout
+    };
+    assert!(!output(false).contains(&0x1b));
+    assert!(output(true).contains(&0x1b));
+}
+
+#[test]
+fn without_permission_the_daemon_is_not_called_missing() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start();
+    if nix::unistd::geteuid().is_root() {
+        // Root may connect to any socket: ask as nobody, from a directory that nobody may enter.
+        let path = dir.path().join("closed");
+        std::fs::create_dir(&path).unwrap();
+        std::fs::copy(env!("CARGO_BIN_EXE_blkseal"), dir.path().join("blkseal")).unwrap();
+        open_to_others(dir.path());
+        let output =
+            as_nobody(Command::new(dir.path().join("blkseal")).env("BLKSEAL_SOCKET", &daemon.socket));
+        assert_eq!(output.0, Some(77), "{}", output.1);
+        assert!(output.1.contains("Permission denied") && output.1.contains("hint: run the command as root"));
+    }
+}
+
+fn open_to_others(path: &std::path::Path) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+fn as_nobody(command: &mut Command) -> (Option<i32>, String) {
+    use std::os::unix::process::CommandExt;
+    let mut child = command.arg("list").uid(65534).gid(65534).stderr(Stdio::piped()).spawn().unwrap();
+    let mut text = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
+    (child.wait().unwrap().code(), text)
+}
