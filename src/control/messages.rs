@@ -75,7 +75,7 @@ pub struct ProviderAdd {
     /// Where its KEKs are to come from.
     pub kind: ProviderKind,
     /// The file that holds a native provider's KEKs, made where it is missing; none takes one in the daemon's
-    /// configuration directory.
+    /// state directory.
     pub file: Option<PathBuf>,
     /// The passphrase, or the content of the key file, that seals a native provider.
     pub secret: SecretFd,

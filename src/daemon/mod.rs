@@ -26,6 +26,9 @@ mod turns;
 mod volumes;
 mod worker;
 
+#[cfg(test)]
+mod tests;
+
 pub use options::Options;
 
 use std::collections::BTreeMap;
@@ -65,7 +68,7 @@ struct Daemon {
 impl Daemon {
     fn new(options: Options, kdf_cost: KdfCost) -> Result<Self, Failure> {
         Ok(Self {
-            providers: Mutex::new(provider::Registry::load(&options.config_dir)?),
+            providers: Mutex::new(provider::Registry::load(&options.state_dir)?),
             volumes: Mutex::new(volume::Registry::load(&options.state_dir)?),
             devices: Mutex::default(),
             turns: Turns::default(),

@@ -14,10 +14,10 @@ pub struct Options {
     /// The socket to listen at, for which every verb has an option; none means daemon.sock in the run directory.
     #[arg(skip)]
     pub socket: Option<PathBuf>,
-    /// Where people and key providers keep settings
+    /// Where people keep settings
     #[arg(long, env = "BLKSEAL_CONFIG_DIR", value_name = "DIR", default_value = "/etc/blkseal")]
     pub config_dir: PathBuf,
-    /// Where the daemon remembers volumes
+    /// Where the daemon remembers volumes and key providers, and native providers keep their keys
     #[arg(long, env = "BLKSEAL_STATE_DIR", value_name = "DIR", default_value = "/var/lib/blkseal")]
     pub state_dir: PathBuf,
     /// Where sockets and what is known of running workers are kept until the next boot

@@ -12,6 +12,9 @@ use crate::name::Name;
 use crate::provider::{self, KekState, ProviderConfig, ProviderName, ProviderSummary};
 use crate::volume;
 
+/// Volumes that a message names at most.
+const SHOWN: usize = 5;
+
 impl Daemon {
     pub(super) fn provider_add(&self, call: ProviderAdd, secret: &Secret) -> Result<Provider, Failure> {
         if let Some(file) = call.file.as_ref().filter(|file| !file.is_absolute()) {
@@ -40,10 +43,14 @@ impl Daemon {
 
     pub(super) fn provider_remove(&self, name: &Name) -> Result<Nothing, Failure> {
         let name = provider_name(name)?;
-        let needed = self.volumes().count_of(&name);
-        if needed > 0 {
-            let message = format!("key provider {name} is needed by {needed} volume(s) of this host");
-            return Err(Failure::new(FailureKind::Busy, message).hint("'blkseal list' shows which"));
+        let volumes: Vec<_> = self.volumes().of_provider(&name).map(Name::to_string).collect();
+        if !volumes.is_empty() {
+            let more = if volumes.len() > SHOWN { ", and others" } else { "" };
+            let shown = volumes[..volumes.len().min(SHOWN)].join(", ");
+            let message = format!("key provider {name} is needed by the volumes of this host: {shown}{more}");
+            return Err(
+                Failure::new(FailureKind::Busy, message).hint("remove it when they are no longer used")
+            );
         }
         self.providers().remove(&name)?;
         Ok(Nothing {})
@@ -93,7 +100,7 @@ impl Daemon {
         let keks = self.providers().get(&summary.name).and_then(|provider| provider.list_keks());
         let newest = keks.unwrap_or_default().into_iter().rev().find(|kek| kek.state == KekState::Active);
         let ProviderConfig::Native { file } = summary.config;
-        let volumes = self.volumes().count_of(&summary.name);
+        let volumes = self.volumes().of_provider(&summary.name).count();
         Ok(Provider {
             name: summary
                 .name

@@ -13,6 +13,9 @@ mod registry;
 mod state;
 mod users;
 
+#[cfg(test)]
+mod tests;
+
 pub use error::VolumeError;
 pub use keys::{create, unlock, wrapping_kek};
 pub use registry::{Known, Registry};

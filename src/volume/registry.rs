@@ -108,9 +108,9 @@ impl Registry {
             .or_else(|| self.iter().find(|(_, known)| path.is_absolute() && same_file(&known.backing, path)))
     }
 
-    /// How many volumes have their KEK from `provider`.
-    pub fn count_of(&self, provider: &ProviderName) -> usize {
-        self.iter().filter(|(_, known)| known.provider == *provider).count()
+    /// The volumes that have their KEK from `provider`.
+    pub fn of_provider<'a>(&'a self, provider: &'a ProviderName) -> impl Iterator<Item = &'a Name> {
+        self.iter().filter(|(_, known)| known.provider == *provider).map(|(name, _)| name)
     }
 
     /// Remembers a volume under `name`, and forgets what was remembered of this name or this backing.

@@ -1,0 +1,195 @@
+//! The registry on disk, and a DEK's way into a header and back. Formatting and unwrapping need no privilege.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+use ublk_targets::secret::Secret;
+use uuid::Uuid;
+
+use super::*;
+use crate::luks::{self, FormatOptions, Place};
+use crate::provider::native::{KdfCost, NativeProvider};
+use crate::provider::{self, KekState, KeyProvider, ProviderError};
+
+fn known(backing: &Path) -> Known {
+    Known {
+        uuid: Uuid::new_v4(),
+        backing: backing.to_owned(),
+        header: None,
+        provider: "office".parse().unwrap(),
+        kek_id: "kek-1".parse().unwrap(),
+    }
+}
+
+fn file(directory: &TempDir, name: &str) -> PathBuf {
+    let path = directory.path().join(name);
+    fs::write(&path, name).unwrap();
+    path
+}
+
+#[test]
+fn volumes_are_found_by_name_uuid_and_every_path_that_leads_to_them() {
+    let directory = tempfile::tempdir().unwrap();
+    let (one, two) = (known(&file(&directory, "one")), known(&file(&directory, "two")));
+    let mut registry = Registry::load(directory.path()).unwrap();
+    registry.insert("first".parse().unwrap(), one.clone()).unwrap();
+    registry.insert("second".parse().unwrap(), two.clone()).unwrap();
+
+    let link = directory.path().join("link");
+    symlink(&two.backing, &link).unwrap();
+    let texts = [
+        "second".into(),
+        two.uuid.to_string(),
+        two.uuid.simple().to_string(),
+        two.backing.display().to_string(),
+    ];
+    for text in texts.into_iter().chain([link.display().to_string()]) {
+        let (name, found) = registry.find(&text).unwrap_or_else(|| panic!("{text} is not found"));
+        assert_eq!((name.as_str(), found), ("second", &two), "{text}");
+    }
+    for text in ["third", "", "two", &Uuid::new_v4().to_string(), "/nowhere"] {
+        assert!(registry.find(text).is_none(), "{text}");
+    }
+    let names: Vec<_> = registry.of_provider(&one.provider).map(crate::name::Name::as_str).collect();
+    assert_eq!(names, ["first", "second"]);
+}
+
+#[test]
+fn what_is_remembered_outlives_the_process() {
+    let directory = tempfile::tempdir().unwrap();
+    let detached = Known { header: Some("/h".into()), ..known(Path::new("/dev/nowhere")) };
+    Registry::load(directory.path()).unwrap().insert("v".parse().unwrap(), detached.clone()).unwrap();
+    let again = Registry::load(directory.path()).unwrap();
+    assert_eq!(again.get(&"v".parse().unwrap()), Some(&detached));
+    assert_eq!(detached.place(), Place::detached("/dev/nowhere", "/h"));
+}
+
+#[test]
+fn a_backing_has_one_name() {
+    let directory = tempfile::tempdir().unwrap();
+    let backing = file(&directory, "backing");
+    let mut registry = Registry::load(directory.path()).unwrap();
+    registry.insert("old".parse().unwrap(), known(&backing)).unwrap();
+    registry.insert("new".parse().unwrap(), known(&backing)).unwrap();
+    assert!(registry.get(&"old".parse().unwrap()).is_none());
+    assert_eq!(Registry::load(directory.path()).unwrap().iter().count(), 1);
+}
+
+#[test]
+fn a_malformed_registry_is_named_and_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("volumes.toml");
+    let bad =
+        [&b"volume = 3"[..], b"[volume.v]\nuuid = 1\n", b"[volume.\"a/b\"]\n", b"surprise = 1\n", b"\xff"];
+    for content in bad {
+        fs::write(&path, content).unwrap();
+        let error = Registry::load(directory.path()).err().unwrap();
+        assert!(error.to_string().contains("volumes.toml is damaged: "), "{error}");
+        assert!(!error.to_string().contains('\n'), "{error}");
+        assert_eq!(fs::read(&path).unwrap(), content);
+    }
+}
+
+/// A provider that is ready, and an image to make a volume on.
+struct Bench {
+    directory: TempDir,
+    provider: NativeProvider,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let provider = provider_in(directory.path(), "office");
+        Self { directory, provider }
+    }
+
+    fn image(&self, name: &str) -> Place {
+        let path = self.directory.path().join(name);
+        fs::File::create(&path).unwrap().set_len(20 << 20).unwrap();
+        Place::attached(path)
+    }
+}
+
+fn provider_in(directory: &Path, name: &str) -> NativeProvider {
+    let mut secret = Secret::zeroed(6).unwrap();
+    secret.expose_mut().copy_from_slice(b"secret");
+    let path = directory.join(format!("{name}.keys"));
+    NativeProvider::create(name.parse().unwrap(), path, &secret, KdfCost::new(8, 1, 1).unwrap()).unwrap()
+}
+
+#[test]
+fn a_volume_opens_with_the_key_that_it_was_made_with() {
+    let bench = Bench::new();
+    let one = create(&bench.image("one"), &FormatOptions::default(), &bench.provider).unwrap();
+    let two = create(&bench.image("two"), &FormatOptions::default(), &bench.provider).unwrap();
+    assert_eq!(one.token.kek_id, two.token.kek_id, "the KEK that is there is used again");
+    let dek = unlock(&luks::open(&one.place).unwrap(), &bench.provider).unwrap();
+    assert_ne!(dek.expose(), unlock(&two, &bench.provider).unwrap().expose(), "each volume has its own DEK");
+}
+
+#[test]
+fn new_volumes_use_the_newest_active_kek() {
+    let bench = Bench::new();
+    let first = wrapping_kek(&bench.provider).unwrap();
+    let second = bench.provider.create_kek().unwrap();
+    assert_ne!(first, second);
+    assert_eq!(wrapping_kek(&bench.provider).unwrap(), second);
+    assert!(bench.provider.list_keks().unwrap().iter().all(|kek| kek.state == KekState::Active));
+}
+
+#[test]
+fn a_key_that_another_kek_wrapped_or_another_volume_has_is_refused() {
+    let bench = Bench::new();
+    let header = create(&bench.image("one"), &FormatOptions::default(), &bench.provider).unwrap();
+
+    let mut other_kek = header.clone();
+    other_kek.token.kek_id = bench.provider.create_kek().unwrap();
+    let error = unlock(&other_kek, &bench.provider).err().unwrap();
+    assert!(
+        matches!(&error, VolumeError::Unwrap { kek_id, .. } if *kek_id == other_kek.token.kek_id),
+        "{error}"
+    );
+
+    let kek = bench.provider.fetch_kek(&header.token.kek_id).unwrap();
+    let mut other_dek = header.clone();
+    let stranger = ublk_targets::secret::Dek::generate().unwrap();
+    other_dek.token.wrapped_dek = provider::wrap::wrap(&kek, &stranger).unwrap();
+    let error = unlock(&other_dek, &bench.provider).err().unwrap();
+    assert!(matches!(error, VolumeError::Luks(luks::LuksError::WrongKey(_))), "{error}");
+
+    bench.provider.lock();
+    let error = unlock(&header, &bench.provider).err().unwrap();
+    assert!(matches!(error, VolumeError::Provider(ProviderError::Locked(_))), "{error}");
+}
+
+#[test]
+fn a_volume_without_a_device_is_as_locked_as_its_provider() {
+    let directory = tempfile::tempdir().unwrap();
+    let secret = Secret::random(8).unwrap();
+    let again = |secret: &Secret| {
+        let mut copy = Secret::zeroed(secret.len()).unwrap();
+        copy.expose_mut().copy_from_slice(secret.expose());
+        copy
+    };
+    let mut providers = provider::Registry::load(directory.path()).unwrap();
+    let name: provider::ProviderName = "office".parse().unwrap();
+    providers.add_native(name.clone(), None, &again(&secret), KdfCost::new(8, 1, 1).unwrap()).unwrap();
+    let office = providers.get(&name).unwrap();
+    let image = directory.path().join("image");
+    fs::File::create(&image).unwrap().set_len(20 << 20).unwrap();
+    let token = create(&Place::attached(image), &FormatOptions::default(), &*office).unwrap().token;
+
+    assert_eq!(State::without_device(&token, &providers), State::Unlocked);
+    office.lock();
+    let locked = State::without_device(&token, &providers);
+    assert_eq!(locked, State::Locked("key provider office is locked".into()));
+    office.unlock(&secret).unwrap();
+    assert_eq!(State::without_device(&token, &providers), State::Unlocked);
+    fs::remove_file(directory.path().join("office.keys")).unwrap();
+    assert!(matches!(State::without_device(&token, &providers), State::Locked(_)));
+    providers.remove(&name).unwrap();
+    let unknown = State::without_device(&token, &providers);
+    assert_eq!(unknown, State::Locked("there is no key provider office".into()));
+}
