@@ -28,7 +28,8 @@ struct Session {
 impl Session {
     fn start(mut command: Command) -> Self {
         let pty = openpty(None, None).unwrap();
-        let (user, terminal) = (File::from(pty.master), File::from(pty.slave));
+        // Copies that close on exec: a child of another test must not keep this terminal open.
+        let [user, terminal] = [pty.master, pty.slave].map(|fd| File::from(fd.try_clone().unwrap()));
         let standard = || terminal.try_clone().unwrap();
         command.stdin(standard()).stdout(standard()).stderr(standard());
         // SAFETY: setsid and ioctl are async-signal-safe and change the new process only.

@@ -1,7 +1,8 @@
 //! What the commands print, word for word; and what becomes of output that nobody takes.
 
-use std::fs::File;
-use std::io::Read;
+use std::fs::{File, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
 use crate::blkseal;
@@ -83,30 +84,30 @@ fn colours_are_for_terminals_only() {
 
 #[test]
 fn without_permission_the_daemon_is_not_called_missing() {
-    let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start();
-    if nix::unistd::geteuid().is_root() {
-        // Root may connect to any socket: ask as nobody, from a directory that nobody may enter.
-        let path = dir.path().join("closed");
-        std::fs::create_dir(&path).unwrap();
-        std::fs::copy(env!("CARGO_BIN_EXE_blkseal"), dir.path().join("blkseal")).unwrap();
-        open_to_others(dir.path());
-        let output =
-            as_nobody(Command::new(dir.path().join("blkseal")).env("BLKSEAL_SOCKET", &daemon.socket));
-        assert_eq!(output.0, Some(77), "{}", output.1);
-        assert!(output.1.contains("Permission denied") && output.1.contains("hint: run the command as root"));
-    }
-}
-
-fn open_to_others(path: &std::path::Path) {
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
-}
-
-fn as_nobody(command: &mut Command) -> (Option<i32>, String) {
-    use std::os::unix::process::CommandExt;
-    let mut child = command.arg("list").uid(65534).gid(65534).stderr(Stdio::piped()).spawn().unwrap();
-    let mut text = String::new();
-    child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
-    (child.wait().unwrap().code(), text)
+    let home = daemon.socket.parent().unwrap();
+    let place = tempfile::tempdir().unwrap();
+    let mut command = if nix::unistd::geteuid().is_root() {
+        // Root may connect to any socket: ask as nobody. `install` copies, for a file that this process has had open
+        // for writing may still be so in a child of another test, and does not run then (ETXTBSY).
+        let (program, place) = (place.path().join("blkseal"), place.path());
+        std::fs::set_permissions(place, Permissions::from_mode(0o755)).unwrap();
+        let copied =
+            Command::new("install").arg(env!("CARGO_BIN_EXE_blkseal")).arg(&program).status().unwrap();
+        assert!(copied.success());
+        let mut command = Command::new(program);
+        command.uid(65534).gid(65534).env("BLKSEAL_SOCKET", &daemon.socket);
+        command
+    } else {
+        std::fs::set_permissions(home, Permissions::from_mode(0o000)).unwrap();
+        blkseal(&daemon.socket)
+    };
+    let output = command.arg("list").output().unwrap();
+    std::fs::set_permissions(home, Permissions::from_mode(0o700)).unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(77), "{stderr}");
+    assert!(
+        stderr.contains("Permission denied") && stderr.contains("hint: run the command as root"),
+        "{stderr}"
+    );
 }
