@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::json;
 use ublk_targets::cipher::{CpuPath, SectorSize};
 use ublk_targets::device::{self, Layout};
 use ublk_targets::secret::Dek;
@@ -196,19 +197,17 @@ impl Daemon {
         kept.map(|()| self.watch(&device.report.job.name))
     }
 
-    /// Enters a device that serves: in the table, on disk for a later daemon, and under its stable name.
+    /// Enters a device: in the table, which cannot fail, then on disk for a later daemon and under its stable name.
     pub(super) fn keep(&self, device: &Device) -> Result<(), Failure> {
         let name = &device.report.job.name;
-        let record = serde_json::to_vec(&device.report)
-            .map_err(|error| Failure::from_error(FailureKind::Internal, &error))?;
+        let record = json!(device.report).to_string();
         let failed = |path: &Path, error: io::Error| {
             Failure::new(FailureKind::System, format!("cannot make {}: {error}", path.display()))
         };
         let (path, link) = (self.options.worker_record(name), self.options.link(name));
-        atomic_file::replace(&path, &record).map_err(|error| failed(&path, error))?;
-        links::make(&link, &device.report.node).map_err(|error| failed(&link, error))?;
         self.devices().insert(name.clone(), device.clone());
-        Ok(())
+        atomic_file::replace(&path, record.as_bytes()).map_err(|error| failed(&path, error))?;
+        links::make(&link, &device.report.node).map_err(|error| failed(&link, error))
     }
 
     fn crypt_job(&self, name: &Name, header: &Header, options: &DeviceOptions) -> Result<Job, Failure> {

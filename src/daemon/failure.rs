@@ -53,13 +53,13 @@ impl From<LuksError> for Failure {
         use FailureKind as Kind;
         let kind = match &error {
             LuksError::Missing(_) => Kind::NoInput,
-            LuksError::WrongFileType(_)
-            | LuksError::SectorSize(_)
+            LuksError::SectorSize(_)
             | LuksError::BlockSize { .. }
             | LuksError::Label(_)
             | LuksError::SameFile(_)
             | LuksError::Path(_) => Kind::InvalidArgument,
-            LuksError::TooSmall { .. }
+            LuksError::WrongFileType(_)
+            | LuksError::TooSmall { .. }
             | LuksError::PartialSector { .. }
             | LuksError::NotLuks(_)
             | LuksError::Luks1(_)
@@ -125,8 +125,8 @@ impl From<BackingError> for Failure {
     fn from(error: BackingError) -> Self {
         let kind = match &error {
             BackingError::Open { source, .. } => of_io(source),
-            BackingError::Kind { .. } | BackingError::Block { .. } => FailureKind::InvalidArgument,
-            BackingError::TooSmall { .. } => FailureKind::BadData,
+            BackingError::Block { .. } => FailureKind::InvalidArgument,
+            BackingError::Kind { .. } | BackingError::TooSmall { .. } => FailureKind::BadData,
         };
         failure(kind, &error, None)
     }

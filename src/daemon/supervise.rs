@@ -116,7 +116,9 @@ impl Daemon {
             state: State::Live,
             early_deaths: device.early_deaths,
         };
-        self.keep(&new)?;
+        if let Err(failure) = self.keep(&new) {
+            log::warn!("volume {}: {failure}", new.report.job.name); // it serves all the same
+        }
         self.watch(&new.report.job.name);
         Ok(())
     }

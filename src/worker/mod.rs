@@ -43,10 +43,11 @@ pub fn run() -> Result<(), Failure> {
         WorkerCalls::Serve(call) => serve(call, secrets, answer.clone()),
         WorkerCalls::GetReport(_) => Err(Failure::new(FailureKind::InvalidArgument, "there is no job yet")),
     };
-    if let Err(failure) = &outcome {
-        answer.give(Err(failure.clone()));
+    match outcome {
+        // Whoever asked for the device has been told, and tells.
+        Err(failure) if answer.give(Err(failure.clone())) => Ok(()),
+        outcome => outcome,
     }
-    outcome
 }
 
 /// The answer to the daemon's call: a report once the device serves, or the first failure.
@@ -54,11 +55,10 @@ pub fn run() -> Result<(), Failure> {
 struct Pending(Arc<Mutex<Option<Answer<WorkerCalls>>>>);
 
 impl Pending {
-    fn give(&self, result: Result<Report, Failure>) {
+    /// Gives the answer, unless it was given before. Says whether it was given now.
+    fn give(&self, result: Result<Report, Failure>) -> bool {
         let answer = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(answer) = answer {
-            answer.give(&result);
-        }
+        answer.map(|answer| answer.give(&result)).is_some()
     }
 }
 
