@@ -255,6 +255,21 @@ fn not_root() {
 }
 
 #[test]
+fn too_little_memory_may_be_locked() {
+    let host = Host::start();
+    for limit in ["0", "4096", "8192"] {
+        let output = host
+            .command_under(
+                &["prlimit", &format!("--memlock={limit}:{limit}"), "setpriv", "--bounding-set=-ipc_lock"],
+                &["provider", "unlock", "keys", "--key-file", &host.path("key")],
+            )
+            .output()
+            .unwrap();
+        check(&["unlock under a limit"], &output, 71, &["RLIMIT_MEMLOCK", limit, "ulimit -l"]);
+    }
+}
+
+#[test]
 fn no_ublk_in_the_kernel() {
     let host = Host::without_provider();
     run("modprobe -r ublk_drv");

@@ -1,6 +1,7 @@
 //! A daemon with directories of its own, and volumes on it.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -30,6 +31,7 @@ impl Host {
     pub fn without_provider() -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("key"), KEY_FILE).unwrap();
+        fs::set_permissions(dir.path().join("key"), fs::Permissions::from_mode(0o600)).unwrap();
         fs::write(dir.path().join("passphrase"), PASSPHRASE).unwrap();
         let mut host = Self { dir, daemon: None };
         host.start_daemon();
@@ -72,8 +74,15 @@ impl Host {
 
     /// A `blkseal` command that talks to this host's daemon.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new("blkseal");
+        self.command_under(&["env"], arguments)
+    }
+
+    /// The same, run by another program that runs its last arguments.
+    pub fn command_under(&self, runner: &[&str], arguments: &[&str]) -> Command {
+        let mut command = Command::new(runner[0]);
         command
+            .args(&runner[1..])
+            .arg("blkseal")
             .args(arguments)
             .env("BLKSEAL_SOCKET", self.path("run/daemon.sock"))
             .env("BLKSEAL_RUN_DIR", self.path("run"))

@@ -46,7 +46,25 @@ impl Secret {
     pub fn zeroed_as(len: usize, kind: LockKind) -> Result<Self, SecretError> {
         let fd = create_descriptor(kind)?;
         File::from(fd.try_clone().map_err(os("share"))?).set_len(len as u64).map_err(os("size"))?;
-        Self::map(fd, len, kind)
+        Self::map(fd, len, kind)?.populated()
+    }
+
+    /// The same secret, every page of which is there.
+    ///
+    /// Linux 6.12 counts the pages of `memfd_secret(2)` against the limit when they are first touched, not when they
+    /// are mapped. One too many is a SIGBUS to a store, but an error to a system call that writes to it.
+    fn populated(mut self) -> Result<Self, SecretError> {
+        const PAGE: usize = 4096; // the smallest there is: touching a larger one twice does no harm
+        for page in self.expose_mut().chunks_mut(PAGE) {
+            // SAFETY: `page` is writable for at least the one byte that is asked for.
+            if unsafe { libc::getrandom(page.as_mut_ptr().cast(), 1, 0) } != 1 {
+                let error = limit_error(self.len);
+                self.release(); // nothing to wipe, and no touching what is not there
+                return Err(error);
+            }
+            page[0] = 0;
+        }
+        Ok(self)
     }
 
     /// `len` bytes from the kernel's random number generator.
@@ -261,10 +279,12 @@ fn os(action: &'static str) -> impl Fn(io::Error) -> SecretError {
 fn lock_error(action: &'static str, needed: usize) -> SecretError {
     let source = io::Error::last_os_error();
     match source.raw_os_error() {
-        Some(libc::EAGAIN | libc::ENOMEM | libc::EPERM) => SecretError::Limit {
-            needed,
-            limit: getrlimit(Resource::RLIMIT_MEMLOCK).map_or(0, |(soft, _)| soft),
-        },
+        Some(libc::EAGAIN | libc::ENOMEM | libc::EPERM) => limit_error(needed),
         _ => SecretError::Os { action, source },
     }
+}
+
+fn limit_error(needed: usize) -> SecretError {
+    let limit = getrlimit(Resource::RLIMIT_MEMLOCK).map_or(0, |(soft, _)| soft);
+    SecretError::Limit { needed, limit }
 }
