@@ -35,14 +35,16 @@ pub(crate) async unsafe fn submit(entry: squeue::Entry) -> Result<u32, IoError> 
 /// Gives this thread its ring, with room for one operation of each of `depth` tags.
 ///
 /// Completions are delivered when the thread waits for them, not by interrupting it (io_uring_setup(2),
-/// IORING_SETUP_DEFER_TASKRUN), where the kernel (6.1) has that.
+/// IORING_SETUP_DEFER_TASKRUN), where the kernel (6.1) has that. libublk does not wait while a queue is being stopped;
+/// IORING_SETUP_TASKRUN_FLAG has the completions delivered then, too.
 pub(super) fn set_up(depth: u16) -> io::Result<()> {
     let entries = u32::from(depth);
     let ring = IoUring::builder()
         .setup_single_issuer()
         .setup_defer_taskrun()
+        .setup_taskrun_flag()
         .build(entries)
-        .or_else(|_| IoUring::builder().setup_coop_taskrun().build(entries))?;
+        .or_else(|_| IoUring::builder().setup_coop_taskrun().setup_taskrun_flag().build(entries))?;
     ublk_init_task_ring(|cell| {
         cell.set(RefCell::new(ring)).map_err(|_| libublk::UblkError::OtherError(-libc::EBUSY))
     })
