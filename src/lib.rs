@@ -11,4 +11,5 @@ pub mod luks;
 pub mod name;
 pub mod provider;
 pub mod volume;
+pub mod wiping_alloc;
 pub mod worker;

@@ -10,6 +10,7 @@ use ublk_targets::secret::SecretError;
 use crate::control::{Failure, FailureKind};
 use crate::luks::LuksError;
 use crate::provider::ProviderError;
+use crate::provider::kmip::ConfigError;
 use crate::volume::VolumeError;
 
 /// The failure with the error's whole chain as its message and `hint`, where there is one.
@@ -89,6 +90,9 @@ impl From<ProviderError> for Failure {
             | ProviderError::UnknownKek { .. } => Kind::NotFound,
             ProviderError::NameTaken(_) | ProviderError::Full { .. } => Kind::Exists,
             ProviderError::Locked(_) | ProviderError::Unreachable { .. } => Kind::Locked,
+            ProviderError::KekGone { .. } => Kind::NotFound,
+            ProviderError::KekInactive { .. } | ProviderError::Refused { .. } => Kind::NotPermitted,
+            ProviderError::Kmip { source, .. } => of_kmip_settings(source),
             ProviderError::NothingToUnlock(_) => Kind::InvalidArgument,
             ProviderError::WrongSecret(_) => Kind::WrongKey,
             ProviderError::Damaged { .. } => Kind::Config,
@@ -97,6 +101,16 @@ impl From<ProviderError> for Failure {
             ProviderError::Derivation(_) | ProviderError::Wrap(_) | ProviderError::Secret(_) => Kind::System,
         };
         failure(kind, &error, error.hint())
+    }
+}
+
+fn of_kmip_settings(error: &ConfigError) -> FailureKind {
+    match error {
+        ConfigError::Setting(_) => FailureKind::InvalidArgument,
+        ConfigError::File { source, .. } => of_io(source),
+        ConfigError::Content { .. } => FailureKind::BadData,
+        ConfigError::Exposed { .. } => FailureKind::NotPermitted,
+        ConfigError::Memory(_) => FailureKind::System,
     }
 }
 

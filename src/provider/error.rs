@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use ublk_targets::secret::SecretError;
 
+use super::kmip::{ConfigError, ServerAddress, ServerError};
 use super::wrap::WrapError;
 use super::{KekId, ProviderName};
 
@@ -41,6 +42,44 @@ pub enum ProviderError {
         provider: ProviderName,
         /// What was seen.
         reason: String,
+    },
+    /// The settings of a KMIP provider, or the files that they name, cannot be used.
+    #[error("key provider {provider}")]
+    Kmip {
+        /// The provider.
+        provider: ProviderName,
+        /// What is wrong.
+        #[source]
+        source: ConfigError,
+    },
+    /// A key server does not do this for this host.
+    #[error("key provider {provider} refuses")]
+    Refused {
+        /// The provider that was asked.
+        provider: ProviderName,
+        /// Which server, and why.
+        #[source]
+        source: ServerError,
+    },
+    /// The KEK was destroyed, or this host never had it.
+    #[error(
+        "KEK {id} is not to be had from key provider {provider}: key server {server} has destroyed it or does not know it"
+    )]
+    KekGone {
+        /// The provider that was asked.
+        provider: ProviderName,
+        /// The KEK.
+        id: KekId,
+        /// The server that says so.
+        server: ServerAddress,
+    },
+    /// The KEK is not in use yet.
+    #[error("KEK {id} of key provider {provider} was never activated")]
+    KekInactive {
+        /// The provider that was asked.
+        provider: ProviderName,
+        /// The KEK.
+        id: KekId,
     },
     /// The passphrase or key file is not the one that seals the file.
     #[error("wrong passphrase or key file for {}", .0.display())]
@@ -99,6 +138,16 @@ impl ProviderError {
             Self::NoDefault => "add one with `blkseal provider add`",
             Self::NameTaken(_) => "choose another name, or remove the present one first",
             Self::UnknownKek { .. } => "the KEK was made by another provider, or its file is an older copy",
+            Self::Unreachable { .. } => {
+                "`blkseal provider check` tells more; volumes whose KEK is in memory still open"
+            }
+            Self::Refused { source, .. } => return source.fault.hint(),
+            Self::Kmip { source, .. } => return source.hint(),
+            Self::KekGone { .. } => {
+                "if it is destroyed, only a recovery passphrase opens its volumes; if another client made it, have it \
+                 made accessible to this host's certificate"
+            }
+            Self::KekInactive { .. } => "activate it at the key server",
             Self::Locked(_) => "unlock it with `blkseal provider unlock`",
             Self::Full { .. } => "add another native provider",
             Self::Damaged { .. } => "restore the file from a backup",

@@ -3,6 +3,7 @@
 //! | part | what it holds |
 //! |---|---|
 //! | [`KeyProvider`] | what every kind of provider can do |
+//! | [`kmip`] | KEKs of a cluster of key servers |
 //! | [`native`] | KEKs in a file of this host, sealed by a passphrase or key file |
 //! | [`Registry`] | the providers by name, and which is the default; kept in `providers.toml` |
 //! | [`wrap`] | a DEK under a KEK: AES-KWP (NIST SP 800-38F, RFC 5649) |
@@ -11,6 +12,7 @@
 //! where blocking is allowed, never on the data path.
 
 mod error;
+pub mod kmip;
 mod names;
 pub mod native;
 mod registry;
@@ -45,6 +47,12 @@ pub trait KeyProvider: Send + Sync {
     /// The KEK `id`, in secret pages of its own. Who caches it decides how long it lives.
     fn fetch_kek(&self, id: &KekId) -> Result<Kek, ProviderError>;
 
+    /// Whether the KEK `id` is in memory, so that [`KeyProvider::fetch_kek`] gives it whatever the provider's
+    /// [`Availability`]. Never blocks.
+    fn holds_kek(&self, _id: &KekId) -> bool {
+        false
+    }
+
     /// Every KEK the provider has for this host, oldest first.
     fn list_keks(&self) -> Result<Vec<KekInfo>, ProviderError>;
 
@@ -62,12 +70,15 @@ pub trait KeyProvider: Send + Sync {
 pub enum ProviderKind {
     /// A file of this host: [`native`].
     Native,
+    /// A cluster of key servers: [`kmip`].
+    Kmip,
 }
 
 impl std::fmt::Display for ProviderKind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Native => "native",
+            Self::Kmip => "kmip",
         })
     }
 }

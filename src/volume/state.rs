@@ -30,7 +30,12 @@ pub enum State {
 impl State {
     /// The state of a volume that has no device and this token in its header.
     pub fn without_device(token: &Token, providers: &Registry) -> Self {
-        match providers.get(&token.provider).map(|provider| provider.availability()) {
+        let availability =
+            providers.get(&token.provider).map(|provider| match provider.holds_kek(&token.kek_id) {
+                true => Availability::Ready,
+                false => provider.availability(),
+            });
+        match availability {
             Ok(Availability::Ready) => Self::Unlocked,
             Ok(Availability::Locked) => {
                 Self::Locked(ProviderError::Locked(token.provider.clone()).to_string())

@@ -146,7 +146,7 @@ fn making_a_volume_leaves_no_key_byte_in_ordinary_memory() {
     header.recovery_add_cheaply(&dek, &secret(b"correct horse")).unwrap();
     header.verify(&dek).unwrap();
     for half in [&dek.expose()[..32], &dek.expose()[32..]] {
-        let found = crate::provider::tests::memory::places_of(half);
+        let found = crate::provider::tests::scan::places_of(half);
         assert!(found.is_empty(), "the DEK is still at {found:x?}");
     }
 }

@@ -1,6 +1,7 @@
-pub(crate) mod memory;
+mod memory;
 mod native;
 mod registry;
+pub(crate) mod scan;
 mod wrap;
 
 use std::path::Path;

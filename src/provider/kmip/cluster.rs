@@ -1,0 +1,186 @@
+//! Several servers as one: each call goes to the first that answers.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::health::Health;
+use super::messages::Reason;
+use super::session::{Dialer, Session};
+use super::{Fault, KmipConfig, ServerAddress, ServerError};
+use crate::provider::{KekId, ProviderName};
+
+/// How often all servers are tried in one call.
+const ROUNDS: u32 = 2;
+/// The pause between the rounds.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Something about a provider's servers or keys that an administrator may want to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KmipEvent {
+    /// A server did not do what it was asked; the next is tried.
+    ServerFailed {
+        /// The server.
+        server: ServerAddress,
+        /// Why, in one line.
+        why: String,
+    },
+    /// Another server answers than the last time.
+    NowUsing(ServerAddress),
+    /// No server answers.
+    AllFailed,
+    /// A KEK came from a server into locked memory.
+    KeyFetched {
+        /// The KEK.
+        id: KekId,
+        /// The server.
+        server: ServerAddress,
+    },
+    /// A KEK was used that should be replaced.
+    KeyOutOfUse {
+        /// The KEK.
+        id: KekId,
+        /// The server that says so.
+        server: ServerAddress,
+        /// `deactivated` or `compromised`.
+        state: &'static str,
+    },
+    /// KEKs were wiped from memory.
+    KeysDropped(usize),
+}
+
+impl fmt::Display for KmipEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ServerFailed { why, .. } => f.write_str(why),
+            Self::NowUsing(server) => write!(f, "key server {server} is used now"),
+            Self::AllFailed => f.write_str("no key server answers"),
+            Self::KeyFetched { id, server } => write!(f, "KEK {id} fetched from key server {server}"),
+            Self::KeyOutOfUse { id, server, state } => {
+                write!(
+                    f,
+                    "KEK {id} is {state}, says key server {server}: wrap its volumes' keys by another KEK"
+                )
+            }
+            Self::KeysDropped(count) => write!(f, "{count} KEK(s) wiped from memory"),
+        }
+    }
+}
+
+/// Is told of every event, in the thread that caused it.
+pub type Observer = Arc<dyn Fn(&ProviderName, &KmipEvent) + Send + Sync>;
+
+/// The observer that writes events to the log.
+pub fn log_observer() -> Observer {
+    Arc::new(|provider, event| {
+        let level = match event {
+            KmipEvent::KeyFetched { .. } | KmipEvent::KeysDropped(_) => log::Level::Info,
+            _ => log::Level::Warn,
+        };
+        log::log!(target: "kmip", level, "key provider {provider}: {event}");
+    })
+}
+
+/// Why no server did what was asked.
+#[derive(Debug)]
+pub(super) enum ClusterError {
+    /// What this host would need for it is not there.
+    Ours(Fault),
+    /// A server that is well refuses; the others refuse too, or fail.
+    Refused(ServerError, Reason),
+    /// No server answers as it should; each with its last failure.
+    NoServer(Vec<ServerError>),
+}
+
+/// The servers of a provider.
+pub(super) struct Cluster {
+    provider: ProviderName,
+    config: KmipConfig,
+    health: Mutex<Health>,
+    observer: Observer,
+}
+
+impl Cluster {
+    pub fn new(provider: ProviderName, config: KmipConfig, observer: Observer) -> Self {
+        let health = Mutex::new(Health::new(config.servers.len()));
+        Self { provider, config, health, observer }
+    }
+
+    pub fn config(&self) -> &KmipConfig {
+        &self.config
+    }
+
+    pub fn tell(&self, event: &KmipEvent) {
+        (self.observer)(&self.provider, event);
+    }
+
+    /// Whether no server answered when it was last asked. Never blocks for long.
+    pub fn is_down(&self) -> bool {
+        self.health().all_failed()
+    }
+
+    /// Runs `work` with the first server that does it. A call ends, one way or the other, soon after its time limit.
+    pub fn call<T>(
+        &self,
+        work: impl Fn(&mut Session<'_>) -> Result<T, Fault>,
+    ) -> Result<(T, ServerAddress), ClusterError> {
+        let until = Instant::now() + self.config.limits.call();
+        let dialer = Dialer::new(&self.config, until).map_err(ClusterError::Ours)?;
+        let mut failures = Vec::new();
+        for round in 0..ROUNDS {
+            if round > 0 {
+                if until.saturating_duration_since(Instant::now()) <= PAUSE {
+                    break;
+                }
+                thread::sleep(PAUSE);
+                failures.clear();
+            }
+            for at in self.order() {
+                if !failures.is_empty() && Instant::now() >= until {
+                    break;
+                }
+                match dialer.session(&self.config.servers[at]).and_then(|mut session| work(&mut session)) {
+                    Ok(done) => return Ok((done, self.answered(at))),
+                    Err(fault) if fault.is_ours() => return Err(ClusterError::Ours(fault)),
+                    Err(fault) => failures.push(self.failed(at, fault)),
+                }
+            }
+            for (at, failure) in failures.iter().enumerate() {
+                if let Some(reason) = failure.fault.refusal() {
+                    return Err(ClusterError::Refused(failures.swap_remove(at), reason));
+                }
+            }
+        }
+        self.tell(&KmipEvent::AllFailed);
+        Err(ClusterError::NoServer(failures))
+    }
+
+    fn answered(&self, at: usize) -> ServerAddress {
+        let server = self.config.servers[at].clone();
+        let another = self.health().answered(at);
+        if another {
+            self.tell(&KmipEvent::NowUsing(server.clone()));
+        }
+        server
+    }
+
+    fn failed(&self, at: usize, fault: Fault) -> ServerError {
+        let error = ServerError { server: self.config.servers[at].clone(), fault };
+        // A server that refuses is well: it is not asked later than others because of that.
+        if error.fault.refusal().is_none() {
+            self.health().failed(at, Instant::now());
+        }
+        self.tell(&KmipEvent::ServerFailed { server: error.server.clone(), why: error.line() });
+        error
+    }
+
+    fn order(&self) -> Vec<usize> {
+        self.health().order(Instant::now())
+    }
+
+    fn health(&self) -> MutexGuard<'_, Health> {
+        // A panic elsewhere cannot have left it half changed.
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,165 @@
+//! One conversation with one server: a connection, a version both speak, and a method an operation.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustls::ClientConfig;
+use ublk_targets::secret::{Kek, scrub_stack};
+
+use super::connection::Connection;
+use super::messages::{self, Attributes, Credential, Operation, Query, Reason, Revocation, Version};
+use super::ttlv::{Encoder, Structure};
+use super::{CertificateInfo, Fault, KmipConfig, ServerAddress, tls};
+use crate::provider::KekId;
+
+/// More than the deepest frame below a read from TLS uses.
+const STACK_USED: usize = 64 * 1024;
+
+/// What this host needs to talk to any server of a cluster; its files are read when it is made.
+pub(super) struct Dialer<'a> {
+    config: &'a KmipConfig,
+    tls: Arc<ClientConfig>,
+    credential: Option<Credential>,
+    until: Instant,
+}
+
+impl<'a> Dialer<'a> {
+    /// Whatever is done with it ends at `until`.
+    pub fn new(config: &'a KmipConfig, until: Instant) -> Result<Self, Fault> {
+        config.check()?;
+        let credential = match (&config.user, &config.password_file) {
+            (Some(user), Some(file)) => {
+                Some(Credential { user: user.clone(), password: tls::password(file)? })
+            }
+            _ => None,
+        };
+        Ok(Self { config, tls: tls::client_config(config)?, credential, until })
+    }
+
+    fn at_most(&self, limit: Duration) -> Duration {
+        limit.min(self.until.saturating_duration_since(Instant::now()))
+    }
+
+    /// Connects to `server` and agrees on a version with it.
+    pub fn session(&self, server: &ServerAddress) -> Result<Session<'_>, Fault> {
+        let limit = self.at_most(self.config.limits.connect());
+        let connection = Connection::open(server, self.config.proxy.as_ref(), Arc::clone(&self.tls), limit)?;
+        let mut session = Session { dialer: self, connection, version: Version::FIRST, offered: Vec::new() };
+        session.agree_on_version()?;
+        Ok(session)
+    }
+}
+
+/// An open conversation.
+pub(super) struct Session<'a> {
+    dialer: &'a Dialer<'a>,
+    connection: Connection,
+    version: Version,
+    offered: Vec<Version>,
+}
+
+impl Session<'_> {
+    /// The best version that both speak. A server without Discover Versions is taken to speak the first that has it.
+    fn agree_on_version(&mut self) -> Result<(), Fault> {
+        let offered = self.call(Operation::DiscoverVersions, messages::write_discover, |payload| {
+            Ok(messages::read_versions(payload)?)
+        });
+        self.offered = match offered {
+            Err(fault) if fault.refusal() == Some(Reason::NotSupported) => vec![Version::FIRST],
+            offered => offered?,
+        };
+        let spoken = Version::SPOKEN.into_iter().find(|version| self.offered.contains(version));
+        self.version = spoken.ok_or(Fault::Version)?;
+        Ok(())
+    }
+
+    fn call<T>(
+        &mut self,
+        operation: Operation,
+        write: impl FnOnce(&mut Encoder),
+        read: impl FnOnce(&Structure<'_>) -> Result<T, Fault>,
+    ) -> Result<T, Fault> {
+        let request = messages::request(self.version, self.dialer.credential.as_ref(), operation, write);
+        let limit = self.dialer.at_most(self.dialer.config.limits.answer());
+        let answer = self.connection.exchange(&request, limit)?;
+        read(&messages::payload(&answer, operation)?)
+    }
+
+    /// Asks what the server is and can do.
+    pub fn query(&mut self) -> Result<Query, Fault> {
+        self.call(Operation::Query, messages::write_query, |payload| Ok(messages::read_query(payload)?))
+    }
+
+    /// Has the server make a KEK, which is not active yet.
+    pub fn create(&mut self, name: &str) -> Result<KekId, Fault> {
+        let group = &self.dialer.config.group;
+        let write = |encoder: &mut Encoder| messages::write_create(encoder, name, group);
+        self.call(Operation::Create, write, |payload| Ok(messages::read_identifier(payload)?))
+    }
+
+    /// Makes a KEK active.
+    pub fn activate(&mut self, id: &KekId) -> Result<(), Fault> {
+        self.change(Operation::Activate, id, |encoder| messages::write_identifier(encoder, id))
+    }
+
+    /// Takes a KEK out of use.
+    pub fn revoke(&mut self, id: &KekId, why: Revocation) -> Result<(), Fault> {
+        self.change(Operation::Revoke, id, |encoder| messages::write_revoke(encoder, id, why))
+    }
+
+    /// Ends a KEK.
+    pub fn destroy(&mut self, id: &KekId) -> Result<(), Fault> {
+        self.change(Operation::Destroy, id, |encoder| messages::write_identifier(encoder, id))
+    }
+
+    fn change(
+        &mut self,
+        operation: Operation,
+        id: &KekId,
+        write: impl FnOnce(&mut Encoder),
+    ) -> Result<(), Fault> {
+        self.call(operation, write, |payload| Ok(messages::check_identifier(payload, id)?))
+    }
+
+    /// What the server knows of a KEK.
+    pub fn attributes(&mut self, id: &KekId) -> Result<Attributes, Fault> {
+        let write = |encoder: &mut Encoder| messages::write_attributes_wanted(encoder, id);
+        self.call(Operation::GetAttributes, write, |payload| Ok(messages::read_attributes(payload, id)?))
+    }
+
+    /// Every KEK of the provider's object group that this host may see.
+    pub fn locate(&mut self) -> Result<Vec<KekId>, Fault> {
+        let group = &self.dialer.config.group;
+        let write = |encoder: &mut Encoder| messages::write_locate(encoder, group);
+        self.call(Operation::Locate, write, |payload| Ok(messages::read_located(payload)?))
+    }
+
+    /// The KEK itself.
+    pub fn key(&mut self, id: &KekId) -> Result<Kek, Fault> {
+        let write = |encoder: &mut Encoder| messages::write_get(encoder, id);
+        let key = self.call(Operation::Get, write, |payload| Ok(messages::read_key(payload, id)?));
+        scrub_stack::<STACK_USED>();
+        key
+    }
+
+    /// The versions that the server speaks, of those that blkseal speaks.
+    pub fn versions(&self) -> &[Version] {
+        &self.offered
+    }
+
+    /// The address that the connection leads to: the proxy's, where there is one.
+    pub fn peer(&self) -> SocketAddr {
+        self.connection.peer()
+    }
+
+    /// The version of TLS and the cipher suite.
+    pub fn protection(&self) -> (String, String) {
+        self.connection.protection()
+    }
+
+    /// What the server's certificate says.
+    pub fn certificate(&self) -> Option<CertificateInfo> {
+        CertificateInfo::read(self.connection.certificate()?)
+    }
+}

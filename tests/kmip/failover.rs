@@ -1,0 +1,195 @@
+//! Servers that fail, each in its own way, and the one that then answers.
+
+use std::time::Duration;
+
+use blkseal::provider::kmip::{KmipEvent, ServerAddress};
+use blkseal::provider::{Availability, KekId, KeyProvider, ProviderError};
+
+use crate::support::{Behaviour, Client, FakeServer, Leaf, Pki, PyKmip, bounded, config, free_port};
+
+fn address(port: u16) -> ServerAddress {
+    format!("127.0.0.1:{port}").parse().unwrap()
+}
+
+/// Replaces `from` by `to` wherever it is in an answer.
+fn replace(answer: &mut [u8], from: &[u8], to: &[u8]) {
+    assert_eq!(from.len(), to.len());
+    for at in 0..answer.len().saturating_sub(from.len() - 1) {
+        if answer[at..].starts_with(from) {
+            answer[at..at + to.len()].copy_from_slice(to);
+        }
+    }
+}
+
+fn about_another_key(answer: &mut Vec<u8>) {
+    replace(answer, b"\x42\x00\x94\x07\0\0\0\x011", b"\x42\x00\x94\x07\0\0\0\x017");
+}
+
+fn of_128_bits(answer: &mut Vec<u8>) {
+    replace(answer, b"\x42\x00\x2a\x02\0\0\0\x04\0\0\x01\0", b"\x42\x00\x2a\x02\0\0\0\x04\0\0\0\x80");
+}
+
+/// Key material of 31 bytes, the last having become padding.
+fn with_short_material(answer: &mut Vec<u8>) {
+    let header = b"\x42\x00\x43\x08\0\0\0\x20";
+    if let Some(at) = answer.windows(8).position(|window| window == header) {
+        answer[at + 7] = 0x1f;
+        answer[at + 8 + 31] = 0;
+    }
+}
+
+fn never_activated(answer: &mut Vec<u8>) {
+    replace(answer, b"\x42\x00\x0b\x05\0\0\0\x04\0\0\0\x02", b"\x42\x00\x0b\x05\0\0\0\x04\0\0\0\x09");
+}
+
+/// What each fails with, in words that its message has to hold.
+fn failures(pki: &Pki, good: u16) -> Vec<(&'static str, Option<FakeServer>, u16, &'static str)> {
+    let leaf = Leaf { certificate: pki.certificate("server"), key: pki.key("server") };
+    let expired = pki.server("expired", &["127.0.0.1"], 2001);
+    let misnamed = pki.server("misnamed", &["192.0.2.1", "kms.example"], 2099);
+    let other_pki = Pki::new();
+    let foreign = other_pki.server("foreign", &["127.0.0.1"], 2099);
+    let tamper = |change| Behaviour::Tamper(good, change);
+    let mut garbage = b"\x42\x00\x7b\x01\0\0\0\x10".to_vec();
+    garbage.extend([0xff; 16]);
+    let cases: Vec<(&'static str, &Leaf, Behaviour, &'static str)> = vec![
+        ("resets", &leaf, Behaviour::Reset, "reset by peer"),
+        ("is no TLS server", &leaf, Behaviour::Plain(b"HTTP/1.1 400 Bad Request\r\n\r\n"), "TLS failed"),
+        ("closes at once", &leaf, Behaviour::Plain(b""), "the connection broke"),
+        ("says nothing after the handshake", &leaf, Behaviour::SilentAfterHandshake, "no answer within"),
+        ("answers slowly", &leaf, Behaviour::Slow(good, Duration::from_millis(100)), "no answer within"),
+        ("shows an expired certificate", &expired, tamper(|_| ()), "certificate has expired"),
+        (
+            "shows a certificate for another name",
+            &misnamed,
+            tamper(|_| ()),
+            "certificate is for another name",
+        ),
+        (
+            "shows a certificate of another authority",
+            &foreign,
+            tamper(|_| ()),
+            "not signed by a trusted authority",
+        ),
+        ("answers garbage", &leaf, Behaviour::Answer(garbage), "unknown type"),
+        (
+            "announces 4 GiB",
+            &leaf,
+            Behaviour::Answer(b"\x42\x00\x7b\x01\xff\xff\xff\xf8".to_vec()),
+            "a message of",
+        ),
+        ("answers for another key", &leaf, tamper(about_another_key), "about another key"),
+        ("gives a key of 128 bits", &leaf, tamper(of_128_bits), "not an AES key of 256 bits"),
+        ("gives a key of 31 bytes", &leaf, tamper(with_short_material), "not an AES key of 256 bits"),
+        ("gives a key in no known state", &leaf, tamper(never_activated), "state is missing or unknown"),
+    ];
+    let mut servers: Vec<_> = cases
+        .into_iter()
+        .map(|(what, leaf, behaviour, words)| {
+            let fake = FakeServer::start(pki, leaf, behaviour);
+            let port = fake.port;
+            (what, Some(fake), port, words)
+        })
+        .collect();
+    servers.push(("is not there", None, free_port(), "cannot connect"));
+    servers
+}
+
+#[test]
+fn whatever_the_first_server_does_the_second_answers() {
+    let pki = Pki::new();
+    let good = PyKmip::start(&pki, "keys");
+    let id = Client::new(config(&pki, &[good.port])).provider.create_kek().unwrap();
+    assert_eq!(id.as_str(), "1", "what the fakes change is in the answers");
+    for (what, fake, port, words) in failures(&pki, good.port) {
+        let client = Client::new(config(&pki, &[port, good.port]));
+        let (kek, time) = bounded(what, || client.provider.fetch_kek(&id));
+        kek.unwrap_or_else(|error| panic!("{what}: {error}"));
+        println!("the first server {what}: the second after {} ms", time.as_millis());
+        let events = client.events();
+        let failed = matches!(&events[0], KmipEvent::ServerFailed { server, why }
+            if *server == address(port) && why.contains(words) && why.contains(&port.to_string()));
+        assert!(failed, "{what}: {events:?}");
+        assert_eq!(events[1], KmipEvent::KeyFetched { id: id.clone(), server: address(good.port) });
+
+        // Alone it is an error that names it, and no key.
+        let alone = Client::new(config(&pki, &[port]));
+        let (error, time) = bounded(what, || alone.provider.fetch_kek(&id).err().unwrap());
+        println!("alone it {what}: given up after {} ms", time.as_millis());
+        let text = error.to_string();
+        assert!(matches!(error, ProviderError::Unreachable { .. }), "{what}: {text}");
+        assert!(text.contains(words) && text.contains(&port.to_string()), "{what}: {text}");
+        assert_eq!(text.lines().count(), 1, "{text}");
+        assert_eq!(alone.provider.availability(), Availability::Unavailable);
+        drop(fake);
+    }
+}
+
+#[test]
+fn a_server_that_hangs_is_passed_over_and_preferred_again_later() {
+    let pki = Pki::new();
+    let (mut first, second) = (PyKmip::start(&pki, "keys"), PyKmip::start(&pki, "keys"));
+    let client = Client::new(config(&pki, &[first.port, second.port]));
+    let id = client.provider.create_kek().unwrap();
+    let fetch = |what: &str| {
+        client.provider.lock();
+        let (kek, time) = bounded(what, || client.provider.fetch_kek(&id));
+        kek.unwrap();
+        println!("{what}: {} ms", time.as_millis());
+        let fetched = |event: &KmipEvent| match event {
+            KmipEvent::KeyFetched { server, .. } => Some(server.port()),
+            _ => None,
+        };
+        client.events().iter().find_map(fetched).unwrap()
+    };
+    assert_eq!(fetch("both are well"), first.port);
+    first.hang();
+    assert_eq!(fetch("the first hangs"), second.port);
+    assert_eq!(fetch("the first is known to hang"), second.port, "it is left alone");
+    first.go_on();
+    std::thread::sleep(Duration::from_millis(1100));
+    assert_eq!(fetch("the first is well again"), first.port);
+    first.stop();
+    assert_eq!(fetch("the first is stopped"), second.port);
+    first.restart();
+    std::thread::sleep(Duration::from_millis(1100));
+    assert_eq!(fetch("the first is back"), first.port);
+}
+
+#[test]
+fn a_fetched_key_outlives_every_server_until_it_is_locked_or_too_old() {
+    let pki = Pki::new();
+    let (mut first, mut second) = (PyKmip::start(&pki, "keys"), PyKmip::start(&pki, "keys"));
+    let mut config = config(&pki, &[first.port, second.port]);
+    let client = Client::new(config.clone());
+    config.max_age = Some(1);
+    let forgetful = Client::new(config);
+    let id = client.provider.create_kek().unwrap();
+    let kek = client.provider.fetch_kek(&id).unwrap();
+    forgetful.provider.fetch_kek(&id).unwrap();
+    first.stop();
+    second.stop();
+    std::thread::sleep(Duration::from_millis(1100));
+
+    assert!(client.provider.holds_kek(&id));
+    assert!(client.provider.fetch_kek(&id).unwrap().expose() == kek.expose());
+    assert!(!forgetful.provider.holds_kek(&id));
+    let down = |client: &Client, id: &KekId| {
+        let (fetched, time) = bounded("all servers are down", || client.provider.fetch_kek(id));
+        println!("all servers are down: given up after {} ms", time.as_millis());
+        let error = fetched.err().unwrap();
+        assert!(matches!(error, ProviderError::Unreachable { .. }), "{error}");
+        assert_eq!(client.provider.availability(), Availability::Unavailable);
+        let text = error.to_string();
+        assert!([first.port, second.port].iter().all(|port| text.contains(&port.to_string())), "{text}");
+    };
+    down(&forgetful, &id);
+    client.provider.lock();
+    assert!(!client.provider.holds_kek(&id));
+    assert!(client.events().contains(&KmipEvent::KeysDropped(1)));
+    down(&client, &id);
+
+    second.restart();
+    assert!(client.provider.fetch_kek(&id).unwrap().expose() == kek.expose(), "back again");
+    assert_eq!(client.provider.availability(), Availability::Ready);
+}

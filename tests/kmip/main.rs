@@ -1,0 +1,15 @@
+//! The KMIP provider and a real key server. `ci/test native` sets the server up and runs these; by hand:
+//!
+//!     BLKSEAL_PYKMIP=$(ci/pykmip) cargo test --test kmip
+
+use blkseal::wiping_alloc::WipingAllocator;
+
+/// As in the program, so that the memory of these tests can be searched as the daemon's could be.
+#[global_allocator]
+static ALLOCATOR: WipingAllocator = WipingAllocator::new();
+
+mod failover;
+mod life;
+mod memory;
+mod support;
+mod trust;

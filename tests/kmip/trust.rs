@@ -1,0 +1,204 @@
+//! Who trusts whom, and what an administrator is shown of it.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+use std::thread;
+
+use blkseal::provider::kmip::messages::Operation;
+use blkseal::provider::kmip::{ConfigError, Fault, Fingerprint, Limits, Trust, meet};
+use blkseal::provider::{KeyProvider, ProviderError};
+
+use crate::support::{Behaviour, Client, FakeServer, LIMITS, Leaf, Pki, PyKmip, config};
+
+#[test]
+fn what_is_met_is_what_openssl_reads_and_can_be_pinned() {
+    let pki = Pki::new();
+    // For no name at all, as appliances make their certificates: no authority helps, a pin does.
+    let leaf = pki.server("nameless", &[], 2099);
+    let server = PyKmip::start_as(&pki, "keys", &leaf);
+    let mut config = config(&pki, &[server.port]);
+    let error = Client::new(config.clone()).provider.create_kek().err().unwrap().to_string();
+    assert!(error.contains("its certificate is for another name"), "{error}");
+
+    let met = meet(&config.servers[0], None, &LIMITS).unwrap();
+    let told = Command::new("openssl")
+        .args([
+            "x509",
+            "-noout",
+            "-fingerprint",
+            "-sha256",
+            "-subject",
+            "-issuer",
+            "-nameopt",
+            "RFC2253",
+            "-in",
+        ])
+        .arg(&leaf.certificate)
+        .output()
+        .unwrap();
+    let told = String::from_utf8(told.stdout).unwrap();
+    for (what, value) in
+        [("Fingerprint=", met.fingerprint.to_string()), ("subject=", met.subject), ("issuer=", met.issuer)]
+    {
+        assert!(told.contains(&format!("{what}{value}\n")), "{value} not in {told}");
+    }
+    config.trust = Trust::Pins(vec![met.fingerprint]);
+    Client::new(config.clone()).provider.create_kek().unwrap();
+    config.trust = Trust::Pins(vec![Fingerprint::of(b"another")]);
+    let error = Client::new(config).provider.create_kek().err().unwrap().to_string();
+    assert!(error.contains("not pinned"), "{error}");
+}
+
+#[test]
+fn a_pinned_certificate_expires_too() {
+    let pki = Pki::new();
+    let good = PyKmip::start(&pki, "keys");
+    let expired = pki.server("expired", &["127.0.0.1"], 2001);
+    let server = FakeServer::start(&pki, &expired, Behaviour::Tamper(good.port, |_| ()));
+    let mut config = config(&pki, &[server.port]);
+    config.trust = Trust::Pins(vec![meet(&config.servers[0], None, &LIMITS).unwrap().fingerprint]);
+    let error = Client::new(config).provider.create_kek().err().unwrap().to_string();
+    assert!(error.contains("certificate has expired"), "{error}");
+}
+
+#[test]
+fn a_client_that_may_not_have_a_key_does_not_get_it() {
+    let pki = Pki::new();
+    let server = PyKmip::start(&pki, "keys");
+    let owner = Client::new(config(&pki, &[server.port]));
+    let id = owner.provider.create_kek().unwrap();
+    let other = pki.client("other");
+    let mut others = config(&pki, &[server.port]);
+    (others.certificate, others.key) = (other.certificate, other.key);
+    let stranger = Client::new(others);
+    let error = stranger.provider.fetch_kek(&id).err().unwrap();
+    println!("{error:?}");
+    let refused = matches!(error, ProviderError::Refused { .. } | ProviderError::KekGone { .. });
+    assert!(refused && error.hint().is_some(), "{error}");
+    assert!(stranger.provider.list_keks().unwrap().is_empty());
+    owner.provider.fetch_kek(&id).unwrap();
+}
+
+#[test]
+fn a_client_that_the_server_does_not_know_is_told_so() {
+    let pki = Pki::new();
+    let server = PyKmip::start(&pki, "keys");
+    let elsewhere = Pki::new();
+    let mut config = config(&pki, &[server.port]);
+    (config.certificate, config.key) = (elsewhere.certificate("host"), elsewhere.key("host"));
+    let error = Client::new(config).provider.create_kek().err().unwrap().to_string();
+    let told =
+        error.contains("does not accept this host's certificate") || error.contains("the connection broke");
+    assert!(told && error.contains(&server.port.to_string()), "{error}");
+}
+
+#[test]
+fn a_key_file_that_others_can_read_is_refused() {
+    let pki = Pki::new();
+    let mut config = config(&pki, &[1]);
+    let refused = |config: &_| match Client::new(Clone::clone(config)).provider.create_kek() {
+        Err(error @ ProviderError::Kmip { source: ConfigError::Exposed { .. }, .. }) => {
+            error.hint().is_some()
+        }
+        other => panic!("{:?}", other.err()),
+    };
+    for mode in [0o640, 0o604, 0o660, 0o620] {
+        fs::set_permissions(pki.key("host"), fs::Permissions::from_mode(mode)).unwrap();
+        assert!(refused(&config));
+    }
+    fs::set_permissions(pki.key("host"), fs::Permissions::from_mode(0o400)).unwrap();
+    let password = pki.path("password");
+    fs::write(&password, "hunter2\n").unwrap();
+    fs::set_permissions(&password, fs::Permissions::from_mode(0o644)).unwrap();
+    (config.user, config.password_file) = (Some("host".into()), Some(password));
+    assert!(refused(&config));
+}
+
+#[test]
+fn a_user_and_password_go_along() {
+    let pki = Pki::new();
+    let server = PyKmip::start(&pki, "keys");
+    let mut config = config(&pki, &[server.port]);
+    let password = pki.path("password");
+    fs::write(&password, "hunter2\n").unwrap();
+    fs::set_permissions(&password, fs::Permissions::from_mode(0o600)).unwrap();
+    (config.user, config.password_file) = (Some("host".into()), Some(password));
+    // PyKMIP reads the credential and goes by the certificate; that it understands it is what is shown here.
+    Client::new(config).provider.create_kek().unwrap();
+}
+
+#[test]
+fn a_check_tells_what_each_server_is() {
+    let pki = Pki::new();
+    let server = PyKmip::start(&pki, "keys");
+    let leaf = Leaf { certificate: pki.certificate("server"), key: pki.key("server") };
+    // Takes Activate out of the answer to Query by making it another operation, Archive.
+    let lacking = FakeServer::start(
+        &pki,
+        &leaf,
+        Behaviour::Tamper(server.port, |answer| {
+            let activate = b"\x42\x00\x5c\x05\0\0\0\x04\0\0\0\x12";
+            while let Some(at) = answer.windows(12).position(|window| window == activate) {
+                answer[at + 11] = 0x15;
+            }
+        }),
+    );
+    let client = Client::new(config(&pki, &[server.port, lacking.port, 1]));
+    let reports = client.provider.check().unwrap();
+    let status = reports[0].outcome.as_ref().unwrap();
+    assert_eq!(status.address.port(), server.port);
+    assert_eq!(status.tls, "TLS 1.2");
+    assert!(status.cipher.contains("ECDHE_ECDSA"), "{}", status.cipher);
+    let certificate = status.certificate.as_ref().unwrap();
+    assert_eq!(blkseal::provider::kmip::date(certificate.not_after), "2099-01-01T00:00:00Z");
+    let versions: Vec<_> = status.versions.iter().map(ToString::to_string).collect();
+    assert_eq!(versions, ["1.4", "1.3", "1.2", "1.1"]);
+    assert!(status.vendor.as_ref().unwrap().contains("PyKMIP"));
+    assert!(Operation::NEEDED.iter().all(|operation| status.operations.contains(operation)));
+    let lacks = &reports[1].outcome.as_ref().err().unwrap().fault;
+    assert_eq!(lacks.to_string(), "it does not support Activate");
+    assert!(matches!(reports[2].outcome.as_ref().err().unwrap().fault, Fault::Connect(_)));
+}
+
+#[test]
+fn a_proxy_is_asked_for_a_tunnel() {
+    let pki = Pki::new();
+    let server = PyKmip::start(&pki, "keys");
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    thread::spawn(move || listener.incoming().flatten().for_each(|client| tunnel(client, "200 OK")));
+    let mut config = config(&pki, &[server.port]);
+    config.proxy = Some(format!("http://127.0.0.1:{port}").parse().unwrap());
+    Client::new(config.clone()).provider.create_kek().unwrap();
+
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    thread::spawn(move || listener.incoming().flatten().for_each(|client| tunnel(client, "403 Forbidden")));
+    config.proxy = Some(format!("127.0.0.1:{port}").parse().unwrap());
+    config.limits = Limits { call: 2_000, ..LIMITS };
+    let error = Client::new(config).provider.create_kek().err().unwrap().to_string();
+    assert!(
+        error.contains(&format!("the proxy 127.0.0.1:{port} answers \"HTTP/1.1 403 Forbidden\"")),
+        "{error}"
+    );
+}
+
+/// One connection of a proxy that answers with `status`.
+fn tunnel(mut client: TcpStream, status: &str) {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        client.read_exact(&mut byte).unwrap();
+        head.extend(byte);
+    }
+    let head = String::from_utf8(head).unwrap();
+    let target = head.strip_prefix("CONNECT ").unwrap().split(' ').next().unwrap();
+    client.write_all(format!("HTTP/1.1 {status}\r\n\r\n").as_bytes()).unwrap();
+    let mut server = TcpStream::connect(target).unwrap();
+    let (mut from, mut to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+    thread::spawn(move || std::io::copy(&mut from, &mut to));
+    thread::spawn(move || std::io::copy(&mut server, &mut client));
+}
