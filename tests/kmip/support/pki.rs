@@ -28,7 +28,8 @@ impl Pki {
         let directory = TempDir::new().unwrap();
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, "Test Authority");
+        let name = directory.path().file_name().unwrap().to_string_lossy();
+        params.distinguished_name.push(DnType::CommonName, format!("Authority {name}"));
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().unwrap();
         let ca = params.self_signed(&key).unwrap();
