@@ -2,6 +2,7 @@
 
 use std::process::Command;
 
+use crate::support::shell::command;
 use crate::support::{Disk, Host, Pattern, run, run_in};
 
 /// 16 MiB of header, 8 MiB of good sectors, 1 MiB that dm-error fails, good ones again.
@@ -44,8 +45,9 @@ impl Broken {
 
 impl Drop for Broken {
     fn drop(&mut self) {
-        run(&format!("dmsetup remove --retry {}", self.name));
-        run(&format!("losetup -d {}", self.device));
+        // After a failed assertion the volume is still open; the kernel removes all of it once it is not.
+        command(&format!("dmsetup remove --deferred {}", self.name)).status().ok();
+        command(&format!("losetup -d {}", self.device)).status().ok();
     }
 }
 
