@@ -6,7 +6,7 @@
 //! | [`open`] | reads a header, with its second copy repaired where one was damaged: a [`Header`] |
 //! | [`Header`] | checks a DEK, replaces the token, keeps recovery passphrases |
 //! | [`Token`] | the JSON that names provider and KEK and carries the wrapped DEK |
-//! | [`claim`] | takes a backing device or file for one user |
+//! | [`claim`](fn@claim) | takes a backing device or file for one user |
 //!
 //! Key bytes go from secret pages straight into libcryptsetup, which copies them into locked memory of its own and
 //! wipes that when it is done.

@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::process::Output;
 
 use crate::support::shell::command;
 use crate::support::{Disk, Host, Pattern, Volume, run};
@@ -70,7 +71,7 @@ impl Log {
             file.read_exact_at(&mut bytes, offset).unwrap();
             u64::from_le_bytes(bytes)
         };
-        if word(0) != 0x6a73_6677_7368_7236 {
+        if word(0) != 0x006a_7366_7773_6872 {
             return Vec::new();
         }
         let (count, sector_bytes) = (word(16), word(24) & 0xffff_ffff);
@@ -145,8 +146,12 @@ fn the_device_announces_a_volatile_cache() {
     volume.close();
 }
 
-fn discard(path: &Path) -> std::process::Output {
-    command(&format!("blkdiscard -f -o 1048576 -l 2097152 {}", path.display())).output().unwrap()
+/// Discards 2 MiB at 1 MiB, and flushes, for only then dm-log-writes logs it.
+fn discard(path: &Path) -> Output {
+    let output =
+        command(&format!("blkdiscard -f -o 1048576 -l 2097152 {}", path.display())).output().unwrap();
+    Disk::open(path, 0).sync().unwrap();
+    output
 }
 
 #[test]

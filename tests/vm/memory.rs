@@ -131,7 +131,7 @@ fn keys_and_plaintext_are_nowhere() {
 
     fs::write("/proc/sys/kernel/core_pattern", host.path("core.%p")).unwrap();
     run(&format!("prlimit --pid {worker} --core=unlimited:unlimited"));
-    run(&format!("kill -SEGV {worker}"));
+    run(&format!("kill -ABRT {worker}"));
     std::thread::sleep(std::time::Duration::from_secs(2));
     let core = host.path(&format!("core.{worker}"));
     if let Ok(core) = fs::read(&core) {

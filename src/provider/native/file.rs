@@ -1,7 +1,7 @@
 //! The bytes of a native provider's file. `docs/FORMAT.md` has the table.
 //!
 //! Parsing is strict: one byte that blkseal would not have written makes the file damaged. What is read here is
-//! intact (SHA-256), but not yet known to be genuine: that takes the sealing key (see [`KeyFile::seal`]).
+//! intact (SHA-256), but not yet known to be genuine: that takes the sealing key (see `KeyFile::seal`).
 
 use sha2::{Digest, Sha256};
 use uuid::Uuid;

@@ -1,7 +1,7 @@
 //! A hardware queue: one thread, one ring, and for each tag one task with one buffer.
 //!
-//! [`ublk`] takes requests from the driver, [`inprocess`] from a function in this process. Both run the same
-//! [`execute`], so what is tested without a kernel module is what serves a device.
+//! `ublk` takes requests from the driver, [`inprocess`] from a function in this process. Both run the same
+//! `execute`, so what is tested without a kernel module is what serves a device.
 
 pub mod inprocess;
 pub(crate) mod ring;
