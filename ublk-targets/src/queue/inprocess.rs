@@ -47,7 +47,7 @@ pub fn serve<T: Target>(
             if tasks.iter().all(|task| task.is_finished()) {
                 break;
             }
-            if let Err(error) = ring::wait().and_then(|()| ring::wake()) {
+            if let Err(error) = ring::turn() {
                 // Operations may be under way in buffers that a return would free.
                 log::error!("the ring failed: {error}");
                 std::process::abort();

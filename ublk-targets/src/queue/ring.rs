@@ -56,17 +56,10 @@ pub(super) fn register(files: &[RawFd]) -> io::Result<()> {
     libublk::io::with_task_io_ring(|ring| ring.submitter().register_files(files))
 }
 
-/// Hands over what tasks have queued, and waits for one completion at least.
-pub(super) fn wait() -> io::Result<()> {
-    match libublk::io::with_task_io_ring(|ring| ring.submit_and_wait(1)) {
-        Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
-        _ => Ok(()),
-    }
-}
-
-/// Wakes the tasks whose operations have completed.
-pub(super) fn wake() -> io::Result<()> {
+/// Hands over what tasks have queued, waits for one end at least, and wakes the tasks that waited for it.
+pub(super) fn turn() -> io::Result<()> {
     libublk::io::with_task_io_ring_mut(|ring| {
+        ring.submit_and_wait(1)?;
         ublk_reap_events_with_handler(ring, |entry| ublk_wake_task(entry.user_data(), entry))
             .map(|_| ())
             .map_err(|error| io::Error::other(error.to_string()))

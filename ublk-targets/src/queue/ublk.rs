@@ -3,7 +3,6 @@
 use libublk::BufDesc;
 use libublk::UblkError;
 use libublk::io::{UblkDev, UblkQueue};
-use libublk::uring_async::{ublk_reap_io_events_with_update_queue, ublk_wake_task};
 use smol::LocalExecutor;
 use std::rc::Rc;
 
@@ -39,18 +38,12 @@ fn run<T: Target>(index: u16, device: &UblkDev, target: &T, stats: &QueueStats) 
         .map(|(tag, buffer)| executor.spawn(serve_tag(Rc::clone(&queue), tag, buffer, target, stats)))
         .collect();
     device.notify_buffer_registration_complete(false);
-    loop {
-        while executor.try_tick() {}
-        if tasks.iter().all(|task| task.is_finished()) {
-            return Ok(());
-        }
-        // Not libublk's own loop: once the device is being stopped, that asks for completions without waiting for
-        // one, and the kernel delivers deferred ones only to a thread that waits.
-        ring::wait()?;
-        ublk_reap_io_events_with_update_queue(&queue, false, None, |entry| {
-            ublk_wake_task(entry.user_data(), entry)
-        })?;
-    }
+    smol::block_on(libublk::wait_and_handle_io_events(
+        &queue,
+        None,
+        || while executor.try_tick() {},
+        || tasks.iter().all(|task| task.is_finished()),
+    ))
 }
 
 /// One tag: fetch a request, execute it, commit its result and fetch the next, until the queue goes down.
