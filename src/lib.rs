@@ -2,6 +2,10 @@
 //!
 //! `cli` -> `control` <- `daemon` -> `volume` -> `luks`, `provider` -> [`ublk_targets`]
 
+/// For the helpers of `tests/kmip`, which tests in here use as well.
+#[cfg(test)]
+extern crate self as blkseal;
+
 pub mod atomic_file;
 pub mod cli;
 pub mod control;

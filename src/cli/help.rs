@@ -44,6 +44,18 @@ pub const PROVIDER_ADD: &str = "
   blkseal provider add native office --passphrase-fd 3 3</run/secrets/office
   blkseal provider add native office --store /mnt/usb/office.keys --default";
 
+/// Examples of `provider add kmip`.
+pub const PROVIDER_ADD_KMIP: &str = "
+  blkseal provider add kmip office --server kms1 --server kms2:5697 --ca /etc/pki/kms-ca.pem
+          --cert /etc/pki/host.pem --key /etc/pki/host.key
+  blkseal provider add kmip lab --server 192.0.2.7 --trust-on-first-use
+          --cert /etc/pki/host.pem --key /etc/pki/host.key --max-age 12h";
+
+/// Examples of `provider check`.
+pub const PROVIDER_CHECK: &str = "
+  blkseal provider check office
+  blkseal provider check office --json | jq '.servers[].status.certificate.not_after'";
+
 /// Examples of `provider unlock`.
 pub const PROVIDER_UNLOCK: &str = "
   blkseal provider unlock office

@@ -16,6 +16,7 @@ mod completions;
 mod create;
 mod daemon;
 mod help;
+mod key_servers;
 mod list;
 mod man;
 mod open;

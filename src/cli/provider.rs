@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use super::key_servers::{self, Check, Kmip};
 use super::output::{BAD, Cell, GOOD, WAITING, table};
 use super::passphrase::{Ask, SecretSource};
 use super::session::{Daemon, Session};
@@ -21,6 +22,7 @@ pub enum Provider {
     Default(Default),
     Unlock(Unlock),
     Lock(Lock),
+    Check(Check),
 }
 
 /// Add a key provider; the first one becomes the default
@@ -28,6 +30,7 @@ pub enum Provider {
 #[command(arg_required_else_help = true)]
 pub enum Add {
     Native(Native),
+    Kmip(Box<Kmip>),
 }
 
 /// Keep keys in a file of this host, sealed by a passphrase or a key file
@@ -92,10 +95,13 @@ impl Provider {
         let mut daemon = session.daemon()?;
         let output = session.output;
         match self {
-            Self::Add(Add::Native(native)) => output.answer(&native.add(&mut daemon)?, |provider| {
-                let default = if provider.is_default { "; it is the default" } else { "" };
-                format!("key provider {} is {}{default}\n", provider.name, word(provider.availability))
-            }),
+            Self::Add(Add::Native(native)) => output.answer(&native.add(&mut daemon)?, added),
+            Self::Add(Add::Kmip(kmip)) => output.answer(&kmip.add(&mut daemon)?, added),
+            Self::Check(check) => {
+                let checked = check.check(&mut daemon)?;
+                output.answer(&checked, key_servers::text)?;
+                key_servers::verdict(&check.name, &checked)
+            }
             Self::List(List {}) => output.answer(&daemon.call(&control::ProviderList {})?, text),
             Self::Remove(Remove { name }) => {
                 let done = daemon.call(&control::ProviderRemove { name: name.clone() })?;
@@ -142,6 +148,11 @@ impl Unlock {
     }
 }
 
+fn added(provider: &control::Provider) -> String {
+    let default = if provider.is_default { "; it is the default" } else { "" };
+    format!("key provider {} is {}{default}\n", provider.name, word(provider.availability))
+}
+
 fn sentence(provider: &control::Provider) -> String {
     format!("key provider {} is {}\n", provider.name, word(provider.availability))
 }
@@ -166,6 +177,7 @@ fn text(Providers { providers }: &Providers) -> String {
         };
         let kind = match provider.kind {
             ProviderKind::Native => "native",
+            ProviderKind::Kmip => "kmip",
         };
         [
             Cell::from(&provider.name),
@@ -174,8 +186,11 @@ fn text(Providers { providers }: &Providers) -> String {
             (if provider.is_default { "yes" } else { "" }).into(),
             provider.volumes.into(),
             provider.kek_id.as_deref().unwrap_or("-").into(),
-            provider.file.as_ref().map_or("-".into(), |file| Cell::from(file.display())),
+            match &provider.file {
+                Some(file) => file.display().into(),
+                None => provider.servers.join(" ").into(),
+            },
         ]
     });
-    table(["NAME", "KIND", "STATE", "DEFAULT", "VOLUMES", "KEK", "FILE"], rows.collect())
+    table(["NAME", "KIND", "STATE", "DEFAULT", "VOLUMES", "KEK", "WHERE"], rows.collect())
 }

@@ -51,6 +51,15 @@ impl Terminal {
         }
     }
 
+    /// Asks a question and reads the answer, which shows: whether it is `yes`.
+    pub fn confirm(&self, question: &str) -> io::Result<bool> {
+        (&self.0).write_all(question.as_bytes())?;
+        let mut answer = [0; 16];
+        // One read of a terminal in canonical mode gives one line, or as much of it as there is room for.
+        let length = (&self.0).read(&mut answer)?;
+        Ok(answer[..length].trim_ascii_end() == b"yes")
+    }
+
     fn ask_once(&self, prompt: &str, secret: &mut Secret) -> io::Result<Event> {
         let signals = Held::new()?; // let go last: the terminal echoes by then
         let silent = Silent::new(&self.0)?;

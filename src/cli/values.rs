@@ -30,6 +30,22 @@ pub fn size(text: &str) -> Result<u64, String> {
     number.checked_mul(1 << shift).ok_or_else(too_large)
 }
 
+/// Seconds: digits, then nothing or a unit of s, m, h or d.
+pub fn duration(text: &str) -> Result<u64, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let seconds = match unit {
+        "" | "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        _ => 0,
+    };
+    let total = number.parse::<u64>().ok().and_then(|number| number.checked_mul(seconds));
+    let known = total.filter(|&total| total > 0);
+    known.ok_or_else(|| "a time is a number of seconds above 0, or a number with s, m, h or d".into())
+}
+
 /// A number within `range`, all of which `T` can hold.
 pub fn number<T: TryFrom<u32>>(
     range: RangeInclusive<u32>,

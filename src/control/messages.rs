@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::Name;
 use super::interface::{Nothing, interface};
+use super::key_servers::{Checked, Met, ProviderAddKmip, ProviderCheck, ProviderMeet};
 
 /// The place of a descriptor of secret memory among those that travel with a call, counted from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +22,9 @@ interface! {
         Ping -> Nothing,
         GetVersion -> Version,
         ProviderAdd -> Provider,
+        ProviderAddKmip -> Provider,
+        ProviderMeet -> Met,
+        ProviderCheck -> Checked,
         ProviderList -> Providers,
         ProviderRemove -> Nothing,
         ProviderSetDefault -> Nothing,
@@ -64,15 +68,17 @@ pub struct Version {
 pub enum ProviderKind {
     /// A file on this host, sealed by a passphrase or a key file.
     Native,
+    /// A cluster of KMIP servers.
+    Kmip,
 }
 
-/// Adds a key provider and unlocks it; a new one gets a KEK. The first one becomes the default.
+/// Adds a native key provider and unlocks it; a new one gets a KEK. The first one becomes the default.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ProviderAdd {
     /// What it is to be called.
     pub name: Name,
-    /// Where its KEKs are to come from.
+    /// Where its KEKs are to come from: `native`; ProviderAddKmip adds the others.
     pub kind: ProviderKind,
     /// The file that holds a native provider's KEKs, made where it is missing; none takes one in the daemon's
     /// state directory.
@@ -121,6 +127,8 @@ pub struct Provider {
     pub availability: Availability,
     /// The file that holds a native provider's KEKs.
     pub file: Option<PathBuf>,
+    /// The servers of a KMIP provider, `HOST:PORT`, the preferred one first.
+    pub servers: Vec<String>,
     /// The KEK that wraps new DEKs, where that is known.
     pub kek_id: Option<String>,
     /// How many known volumes need it.

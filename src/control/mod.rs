@@ -11,6 +11,7 @@
 //! | `client` | a blocking connection that makes typed calls |
 //! | `service` | the other side: a thread a connection, each call parsed and handed to a [`Service`] |
 //! | `messages` | the methods of `io.blkseal.Daemon` and what is in them |
+//! | `key_servers` | those of its methods that are about key servers |
 //! | `worker` | the methods of `io.blkseal.Worker` |
 //! | `failure` | the one error that crosses a socket: kind, message, hint, exit code |
 //! | `socket` | messages of bounded size, and descriptors, on a blocking Unix socket |
@@ -18,6 +19,7 @@
 mod client;
 mod failure;
 mod interface;
+mod key_servers;
 mod messages;
 mod service;
 mod socket;
@@ -27,6 +29,7 @@ pub use crate::name::{Name, NameError};
 pub use client::Client;
 pub use failure::{Failure, FailureKind};
 pub use interface::{Interface, Method, Nothing};
+pub use key_servers::*;
 pub use messages::*;
 pub use service::{Answer, Peer, Service, bind, serve, serve_connection};
 pub use socket::{MAX_CALL, MAX_DESCRIPTORS, MAX_REPLY, MAX_SECRET, Secrets};

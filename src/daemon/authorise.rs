@@ -29,15 +29,18 @@ impl Privilege {
             Calls::Ping(_)
             | Calls::GetVersion(_)
             | Calls::ProviderList(_)
+            | Calls::ProviderCheck(_)
             | Calls::List(_)
             | Calls::Status(_) => Self::Look,
             Calls::Open(_) | Calls::OpenTarget(_) | Calls::Close(_) => Self::Access,
             Calls::Create(_) => Self::EncryptNew,
             Calls::RecoveryAdd(_) | Calls::RecoveryRemove(_) => Self::Decrypt,
             Calls::ProviderUnlock(_) | Calls::ProviderLock(_) => Self::ManageKeys,
-            Calls::ProviderAdd(_) | Calls::ProviderRemove(_) | Calls::ProviderSetDefault(_) => {
-                Self::ManageKeyServers
-            }
+            Calls::ProviderAdd(_)
+            | Calls::ProviderAddKmip(_)
+            | Calls::ProviderMeet(_)
+            | Calls::ProviderRemove(_)
+            | Calls::ProviderSetDefault(_) => Self::ManageKeyServers,
         }
     }
 }

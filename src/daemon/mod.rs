@@ -5,6 +5,7 @@
 //! | `options` | where everything is kept |
 //! | `service` | the calls that it answers; `authorise` decides whether |
 //! | `providers`, `volumes`, `devices` | what the calls do |
+//! | `key_servers` | the same for KMIP providers |
 //! | `supervise` | workers that died are replaced, workers that an earlier daemon started are adopted |
 //! | `worker`, `process` | a worker as seen from here |
 //! | `turns` | one command at a time on a volume |
@@ -16,6 +17,7 @@ mod authorise;
 mod devices;
 mod events;
 mod failure;
+mod key_servers;
 mod links;
 mod options;
 mod process;
@@ -107,6 +109,7 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     })?;
     let daemon = Arc::new(Daemon::new(options, KdfCost::DEFAULT)?);
     daemon.take_over();
+    daemon.watch_age_of_keks();
     let service = Arc::clone(&daemon);
     std::thread::spawn(move || control::serve(&service, &listener));
     log::info!("blkseal {} listens at {}", env!("CARGO_PKG_VERSION"), socket.display());

@@ -9,7 +9,7 @@ use crate::control::{
     Availability, Failure, FailureKind, Nothing, Provider, ProviderAdd, ProviderKind, Providers,
 };
 use crate::name::Name;
-use crate::provider::{self, KekState, ProviderConfig, ProviderName, ProviderSummary};
+use crate::provider::{self, ProviderConfig, ProviderName, ProviderSummary};
 use crate::volume;
 
 /// Volumes that a message names at most.
@@ -22,7 +22,10 @@ impl Daemon {
             return Err(Failure::new(FailureKind::InvalidArgument, message));
         }
         let name = provider_name(&call.name)?;
-        let ProviderKind::Native = call.kind;
+        if call.kind != ProviderKind::Native {
+            let message = "ProviderAdd adds native providers only";
+            return Err(Failure::new(FailureKind::InvalidArgument, message));
+        }
         let mut providers = self.providers();
         providers.add_native(name.clone(), call.file, secret, self.kdf_cost)?;
         if call.make_default {
@@ -91,15 +94,19 @@ impl Daemon {
         }
     }
 
-    fn provider(&self, name: &ProviderName) -> Result<Provider, Failure> {
+    pub(super) fn provider(&self, name: &ProviderName) -> Result<Provider, Failure> {
         let summary = self.providers().list().into_iter().find(|summary| summary.name == *name);
         self.describe(summary.ok_or_else(|| provider::ProviderError::UnknownProvider(name.clone()))?)
     }
 
     fn describe(&self, summary: ProviderSummary) -> Result<Provider, Failure> {
-        let keks = self.providers().get(&summary.name).and_then(|provider| provider.list_keks());
-        let newest = keks.unwrap_or_default().into_iter().rev().find(|kek| kek.state == KekState::Active);
-        let ProviderConfig::Native { file } = summary.config;
+        let kek = self.providers().get(&summary.name)?.wrapping_kek();
+        let (kind, file, servers) = match summary.config {
+            ProviderConfig::Native { file } => (ProviderKind::Native, Some(file), Vec::new()),
+            ProviderConfig::Kmip(config) => {
+                (ProviderKind::Kmip, None, config.servers.iter().map(ToString::to_string).collect())
+            }
+        };
         let volumes = self.volumes().of_provider(&summary.name).count();
         Ok(Provider {
             name: summary
@@ -107,15 +114,16 @@ impl Daemon {
                 .as_str()
                 .parse()
                 .map_err(|error| Failure::from_error(FailureKind::Config, &error))?,
-            kind: ProviderKind::Native,
+            kind,
             is_default: summary.is_default,
             availability: match summary.availability {
                 provider::Availability::Ready => Availability::Ready,
                 provider::Availability::Locked => Availability::Locked,
                 provider::Availability::Unavailable => Availability::Unavailable,
             },
-            file: Some(file),
-            kek_id: newest.map(|kek| kek.id.to_string()),
+            file,
+            servers,
+            kek_id: kek.map(String::from),
             volumes: u32::try_from(volumes).unwrap_or(u32::MAX),
         })
     }

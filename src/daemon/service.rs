@@ -9,6 +9,7 @@ use ublk_targets::device;
 use super::Daemon;
 use super::authorise::{Privilege, authorise};
 use super::events::Event;
+use super::key_servers;
 use crate::control::{DaemonCalls, Failure, FailureKind, Nothing, Peer, Secrets, Service, Version};
 
 impl Service for Daemon {
@@ -42,6 +43,9 @@ impl Daemon {
                 let secret = secrets.take(call.secret)?;
                 reply(self.provider_add(call, &secret))
             }
+            Calls::ProviderAddKmip(call) => reply(self.provider_add_kmip(call)),
+            Calls::ProviderMeet(call) => reply(key_servers::meet(&call)),
+            Calls::ProviderCheck(call) => reply(self.provider_check(&call.name)),
             Calls::ProviderList(_) => reply(self.provider_list()),
             Calls::ProviderRemove(call) => reply(self.provider_remove(&call.name)),
             Calls::ProviderSetDefault(call) => reply(self.provider_set_default(&call.name)),
@@ -87,6 +91,9 @@ fn describe(call: &DaemonCalls) -> Event {
         Calls::Ping(_) => Event::own("ping"),
         Calls::GetVersion(_) => Event::own("version"),
         Calls::ProviderAdd(call) => provider("provider-add", &call.name),
+        Calls::ProviderAddKmip(call) => provider("provider-add", &call.name),
+        Calls::ProviderMeet(_) => Event::own("provider-meet"),
+        Calls::ProviderCheck(call) => provider("provider-check", &call.name),
         Calls::ProviderList(_) => Event::own("provider-list"),
         Calls::ProviderRemove(call) => provider("provider-remove", &call.name),
         Calls::ProviderSetDefault(call) => provider("provider-default", &call.name),

@@ -1,5 +1,7 @@
 //! A daemon on a real socket, as far as it goes without ublk.
 
+mod key_servers;
+
 use std::fs;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;

@@ -53,6 +53,14 @@ pub trait KeyProvider: Send + Sync {
         false
     }
 
+    /// The KEK that wraps new DEKs, the newest active one, as far as that is known without waiting for anybody.
+    fn wrapping_kek(&self) -> Option<KekId> {
+        self.list_keks().ok()?.into_iter().rev().find(|kek| kek.state == KekState::Active).map(|kek| kek.id)
+    }
+
+    /// Wipes the KEKs in memory whose age is over; to be called now and then, for a provider has no clock.
+    fn drop_old_keks(&self) {}
+
     /// Every KEK the provider has for this host, oldest first.
     fn list_keks(&self) -> Result<Vec<KekInfo>, ProviderError>;
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use ublk_targets::secret::Secret;
 
+use super::kmip::{self, KmipConfig, KmipProvider};
 use super::native::{KdfCost, NativeProvider};
 use super::{Availability, KeyProvider, ProviderError, ProviderKind, ProviderName};
 use crate::atomic_file;
@@ -24,6 +25,8 @@ pub enum ProviderConfig {
         /// The file.
         file: PathBuf,
     },
+    /// KEKs of a cluster of key servers.
+    Kmip(Box<KmipConfig>),
 }
 
 /// What may be told of a provider.
@@ -78,9 +81,7 @@ impl Registry {
         secret: &Secret,
         cost: KdfCost,
     ) -> Result<(), ProviderError> {
-        if self.providers.contains_key(&name) {
-            return Err(ProviderError::NameTaken(name));
-        }
+        self.check_name_is_free(&name)?;
         let file = file.unwrap_or_else(|| self.directory.join(format!("{name}.keys")));
         let file = std::path::absolute(&file).map_err(|e| ProviderError::file("find", &file, e))?;
         let exists = file.try_exists().map_err(|e| ProviderError::file("look for", &file, e))?;
@@ -91,11 +92,34 @@ impl Registry {
         } else {
             NativeProvider::create(name.clone(), file.clone(), secret, cost)?
         };
+        self.insert(ProviderConfig::Native { file }, Arc::new(provider))
+    }
+
+    /// Adds a KMIP provider, which the caller has made and tried. The first provider becomes the default.
+    pub fn add_kmip(&mut self, provider: KmipProvider) -> Result<(), ProviderError> {
+        self.check_name_is_free(provider.name())?;
+        self.insert(ProviderConfig::Kmip(Box::new(provider.config().clone())), Arc::new(provider))
+    }
+
+    /// Fails where a provider has this name.
+    pub fn check_name_is_free(&self, name: &ProviderName) -> Result<(), ProviderError> {
+        match self.providers.contains_key(name) {
+            true => Err(ProviderError::NameTaken(name.clone())),
+            false => Ok(()),
+        }
+    }
+
+    fn insert(
+        &mut self,
+        config: ProviderConfig,
+        provider: Arc<dyn KeyProvider>,
+    ) -> Result<(), ProviderError> {
+        let name = provider.name().clone();
         let mut settings = self.settings.clone();
-        settings.provider.insert(name.clone(), ProviderConfig::Native { file });
+        settings.provider.insert(name.clone(), config);
         settings.default.get_or_insert_with(|| name.clone());
         self.save(settings)?;
-        self.providers.insert(name, Arc::new(provider));
+        self.providers.insert(name, provider);
         Ok(())
     }
 
@@ -159,6 +183,7 @@ impl ProviderConfig {
     pub fn kind(&self) -> ProviderKind {
         match self {
             Self::Native { .. } => ProviderKind::Native,
+            Self::Kmip(_) => ProviderKind::Kmip,
         }
     }
 }
@@ -166,6 +191,9 @@ impl ProviderConfig {
 fn instance(name: &ProviderName, config: &ProviderConfig) -> Arc<dyn KeyProvider> {
     match config {
         ProviderConfig::Native { file } => Arc::new(NativeProvider::new(name.clone(), file.clone())),
+        ProviderConfig::Kmip(config) => {
+            Arc::new(KmipProvider::new(name.clone(), (**config).clone(), kmip::log_observer()))
+        }
     }
 }
 

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use blkseal::control::{
-    self, Availability, Counters, DaemonCalls, Device, Failure, FailureKind, Peer, Provider, ProviderKind,
-    Providers, RecoveryAdded, RecoveryRemoved, SecretFd, Secrets, Service, TargetKind, Version, Volume,
-    VolumeState, Volumes,
+    self, Availability, Certificate, Checked, Counters, DaemonCalls, Device, Failure, FailureKind, KeyServer,
+    KeyServerStatus, Met, MetCertificate, Peer, Provider, ProviderKind, Providers, RecoveryAdded,
+    RecoveryRemoved, SecretFd, Secrets, Service, TargetKind, Version, Volume, VolumeState, Volumes,
 };
 use serde_json::{Value, json};
 
@@ -74,6 +74,20 @@ impl Service for Script {
                 let provider = provider(call.name.as_str());
                 Ok(json!(Provider { file: call.file.or(provider.file.clone()), ..provider }))
             }
+            DaemonCalls::ProviderAddKmip(call) => {
+                let provider = provider(call.name.as_str());
+                Ok(json!(Provider {
+                    kind: ProviderKind::Kmip,
+                    file: None,
+                    servers: call.servers,
+                    ..provider
+                }))
+            }
+            DaemonCalls::ProviderMeet(call) => {
+                let met = |server| MetCertificate { server, certificate: certificate() };
+                Ok(json!(Met { certificates: call.servers.into_iter().map(met).collect() }))
+            }
+            DaemonCalls::ProviderCheck(_) => Ok(json!(Checked { servers: vec![serving(), failing()] })),
             DaemonCalls::ProviderList(_) => {
                 Ok(json!(Providers { providers: vec![provider("lab"), provider("office")] }))
             }
@@ -132,6 +146,39 @@ fn find(name: &str) -> Result<Volume, Failure> {
     }
 }
 
+fn certificate() -> Certificate {
+    Certificate {
+        subject: "CN=kms1.example.org".into(),
+        issuer: "CN=Example Authority".into(),
+        not_before: "2026-01-01T00:00:00Z".into(),
+        not_after: "2027-01-01T00:00:00Z".into(),
+        fingerprint: "BA:78:16:BF".into(),
+    }
+}
+
+fn serving() -> KeyServer {
+    let status = KeyServerStatus {
+        address: "192.0.2.7:5696".into(),
+        tls: "TLS 1.3".into(),
+        cipher: "TLS13_AES_256_GCM_SHA384".into(),
+        certificate: Some(certificate()),
+        versions: vec!["1.4".into(), "1.3".into()],
+        vendor: Some("Example 1.0".into()),
+        latency_us: 1234,
+        operations: vec!["Create".into(), "Get".into()],
+    };
+    KeyServer { server: "kms1.example.org:5696".into(), problem: None, hint: None, status: Some(status) }
+}
+
+fn failing() -> KeyServer {
+    KeyServer {
+        server: "kms2.example.org:5696".into(),
+        problem: Some("its certificate has expired".into()),
+        hint: Some("check the certificate's dates".into()),
+        status: None,
+    }
+}
+
 fn provider(name: &str) -> Provider {
     Provider {
         name: name.parse().unwrap(),
@@ -139,6 +186,7 @@ fn provider(name: &str) -> Provider {
         is_default: name == "office",
         availability: if name == "lab" { Availability::Locked } else { Availability::Ready },
         file: Some(format!("/etc/blkseal/{name}.keys").into()),
+        servers: Vec::new(),
         kek_id: (name != "lab").then(|| "f2c9a5d0".into()),
         volumes: u32::from(name == "office") * 2,
     }

@@ -21,16 +21,16 @@ fn replace(answer: &mut [u8], from: &[u8], to: &[u8]) {
     }
 }
 
-fn about_another_key(answer: &mut Vec<u8>) {
+fn about_another_key(answer: &mut [u8]) {
     replace(answer, b"\x42\x00\x94\x07\0\0\0\x011", b"\x42\x00\x94\x07\0\0\0\x017");
 }
 
-fn of_128_bits(answer: &mut Vec<u8>) {
+fn of_128_bits(answer: &mut [u8]) {
     replace(answer, b"\x42\x00\x2a\x02\0\0\0\x04\0\0\x01\0", b"\x42\x00\x2a\x02\0\0\0\x04\0\0\0\x80");
 }
 
 /// Key material of 31 bytes, the last having become padding.
-fn with_short_material(answer: &mut Vec<u8>) {
+fn with_short_material(answer: &mut [u8]) {
     let header = b"\x42\x00\x43\x08\0\0\0\x20";
     if let Some(at) = answer.windows(8).position(|window| window == header) {
         answer[at + 7] = 0x1f;
@@ -38,7 +38,7 @@ fn with_short_material(answer: &mut Vec<u8>) {
     }
 }
 
-fn never_activated(answer: &mut Vec<u8>) {
+fn never_activated(answer: &mut [u8]) {
     replace(answer, b"\x42\x00\x0b\x05\0\0\0\x04\0\0\0\x02", b"\x42\x00\x0b\x05\0\0\0\x04\0\0\0\x09");
 }
 

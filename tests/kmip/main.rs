@@ -2,6 +2,12 @@
 //!
 //!     BLKSEAL_PYKMIP=$(ci/pykmip) cargo test --test kmip
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "helpers of tests, outside the functions that clippy knows as tests"
+)]
+
 use blkseal::wiping_alloc::WipingAllocator;
 
 /// As in the program, so that the memory of these tests can be searched as the daemon's could be.

@@ -8,7 +8,7 @@ use std::process::Command;
 use std::thread;
 
 use blkseal::provider::kmip::messages::Operation;
-use blkseal::provider::kmip::{ConfigError, Fault, Fingerprint, Limits, Trust, meet};
+use blkseal::provider::kmip::{ConfigError, Fault, Fingerprint, Limits, Trust, check, meet};
 use blkseal::provider::{KeyProvider, ProviderError};
 
 use crate::support::{Behaviour, Client, FakeServer, LIMITS, Leaf, Pki, PyKmip, config};
@@ -146,8 +146,7 @@ fn a_check_tells_what_each_server_is() {
             }
         }),
     );
-    let client = Client::new(config(&pki, &[server.port, lacking.port, 1]));
-    let reports = client.provider.check().unwrap();
+    let reports = check(&config(&pki, &[server.port, lacking.port, 1])).unwrap();
     let status = reports[0].outcome.as_ref().unwrap();
     assert_eq!(status.address.port(), server.port);
     assert_eq!(status.tls, "TLS 1.2");

@@ -6,8 +6,8 @@ use zlink::idl::{Field, Interface as Idl, Parameter, Type};
 use crate::control::worker::{GetReport, Serve, WorkerCalls};
 use crate::control::{
     Close, Create, DaemonCalls, FailureKind, GetVersion, Interface, List, Method, Open, OpenTarget, Ping,
-    ProviderAdd, ProviderList, ProviderLock, ProviderRemove, ProviderSetDefault, ProviderUnlock, RecoveryAdd,
-    RecoveryRemove, Status,
+    ProviderAdd, ProviderAddKmip, ProviderCheck, ProviderList, ProviderLock, ProviderMeet, ProviderRemove,
+    ProviderSetDefault, ProviderUnlock, RecoveryAdd, RecoveryRemove, Status,
 };
 
 /// A value of every field that the description names.
@@ -87,6 +87,9 @@ fn the_daemons_description_is_what_its_types_are() {
         check::<I, Ping>(),
         check::<I, GetVersion>(),
         check::<I, ProviderAdd>(),
+        check::<I, ProviderAddKmip>(),
+        check::<I, ProviderMeet>(),
+        check::<I, ProviderCheck>(),
         check::<I, ProviderList>(),
         check::<I, ProviderRemove>(),
         check::<I, ProviderSetDefault>(),

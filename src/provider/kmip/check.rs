@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::messages::{Operation, Version};
 use super::session::{Dialer, Session};
-use super::{CertificateInfo, Fault, KmipConfig, ServerAddress, ServerError};
+use super::{CertificateInfo, ConfigError, Fault, KmipConfig, ServerAddress, ServerError};
 
 /// What is to be told of one server.
 #[derive(Debug)]
@@ -41,14 +41,16 @@ pub struct ServerStatus {
 ///
 /// # Errors
 /// Where the settings or the files that they name cannot be used, so that no server can be asked.
-pub(super) fn check(config: &KmipConfig) -> Result<Vec<ServerReport>, Fault> {
-    let ask = |server: &ServerAddress| -> Result<ServerReport, Fault> {
-        let dialer = Dialer::new(config, Instant::now() + config.limits.call())?;
-        let outcome = dialer.session(server).and_then(|mut session| status(&mut session));
-        let outcome = outcome.map_err(|fault| ServerError { server: server.clone(), fault });
-        Ok(ServerReport { server: server.clone(), outcome })
-    };
-    config.servers.iter().map(ask).collect()
+pub fn check(config: &KmipConfig) -> Result<Vec<ServerReport>, ConfigError> {
+    config.check()?;
+    config.servers.iter().map(|server| report(config, server)).collect()
+}
+
+fn report(config: &KmipConfig, server: &ServerAddress) -> Result<ServerReport, ConfigError> {
+    let dialer = Dialer::new(config, Instant::now() + config.limits.call())?;
+    let outcome = dialer.session(server).and_then(|mut session| status(&mut session));
+    let outcome = outcome.map_err(|fault| ServerError { server: server.clone(), fault });
+    Ok(ServerReport { server: server.clone(), outcome })
 }
 
 fn status(session: &mut Session<'_>) -> Result<ServerStatus, Fault> {

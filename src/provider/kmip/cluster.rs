@@ -126,7 +126,7 @@ impl Cluster {
         work: impl Fn(&mut Session<'_>) -> Result<T, Fault>,
     ) -> Result<(T, ServerAddress), ClusterError> {
         let until = Instant::now() + self.config.limits.call();
-        let dialer = Dialer::new(&self.config, until).map_err(ClusterError::Ours)?;
+        let dialer = Dialer::new(&self.config, until).map_err(|error| ClusterError::Ours(error.into()))?;
         let mut failures = Vec::new();
         for round in 0..ROUNDS {
             if round > 0 {

@@ -139,6 +139,11 @@ impl Fault {
         matches!(self, Self::Config(_) | Self::Memory(_))
     }
 
+    /// The fault and the whole chain of its causes, in one line.
+    pub fn line(&self) -> String {
+        chain(self)
+    }
+
     /// What to do about it, as one sentence for the person who reads the message.
     pub fn hint(&self) -> Option<&'static str> {
         Some(match self {
@@ -174,14 +179,13 @@ pub struct ServerError {
 impl ServerError {
     /// The server and the whole chain of causes, in one line.
     pub fn line(&self) -> String {
-        let mut line = self.to_string();
-        let mut source = std::error::Error::source(self);
-        while let Some(cause) = source {
-            line = format!("{line}: {cause}");
-            source = cause.source();
-        }
-        line
+        chain(self)
     }
+}
+
+/// An error and the whole chain of its causes, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), |cause| format!("{error}: {}", chain(cause)))
 }
 
 /// `text` in one line of bounded length, for what servers say ends up in messages and logs.

@@ -35,13 +35,14 @@ mod tests;
 
 pub use address::{AddressError, KMIP_PORT, ProxyAddress, ServerAddress};
 pub use certificate::{CertificateInfo, Fingerprint, FingerprintError, date};
-pub use check::{ServerReport, ServerStatus};
+pub use check::{ServerReport, ServerStatus, check};
 pub use cluster::{KmipEvent, Observer, log_observer};
 pub use config::{DEFAULT_GROUP, KmipConfig, Limits, MAX_SERVERS, Trust};
 pub use error::{ConfigError, Fault, ServerError};
 pub use meet::meet;
 pub use messages::Revocation;
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use ublk_targets::secret::{Kek, Secret};
@@ -59,18 +60,19 @@ pub struct KmipProvider {
     name: ProviderName,
     cluster: Cluster,
     cache: KekCache,
+    newest: Mutex<Option<KekId>>,
 }
 
 impl KmipProvider {
     /// The provider with these settings. `observer` is told of what happens with its servers and keys.
     pub fn new(name: ProviderName, config: KmipConfig, observer: Observer) -> Self {
         let cache = KekCache::new(config.max_age.map(Duration::from_secs));
-        Self { cluster: Cluster::new(name.clone(), config, observer), cache, name }
+        Self { cluster: Cluster::new(name.clone(), config, observer), cache, newest: Mutex::default(), name }
     }
 
-    /// Asks each server what it is and can do, for a bounded time.
-    pub fn check(&self) -> Result<Vec<ServerReport>, ProviderError> {
-        check::check(self.cluster.config()).map_err(|fault| self.error(None, ClusterError::Ours(fault)))
+    /// Its settings.
+    pub fn config(&self) -> &KmipConfig {
+        self.cluster.config()
     }
 
     /// Takes a KEK out of use: it wraps no more, and still unwraps.
@@ -85,9 +87,10 @@ impl KmipProvider {
         Ok(())
     }
 
-    /// Wipes the KEKs whose age is over; to be called now and then, for nothing here has a clock.
-    pub fn drop_old_keks(&self) {
-        self.tell_dropped(self.cache.drop_old());
+    /// The newest active KEK, as it was when servers were last asked for all.
+    fn newest(&self) -> MutexGuard<'_, Option<KekId>> {
+        // A panic elsewhere cannot have left the option half set.
+        self.newest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn tell_dropped(&self, count: usize) {
@@ -163,7 +166,9 @@ impl KeyProvider for KmipProvider {
             })?;
             Ok(id)
         };
-        self.call(None, make).map(|(id, _)| id)
+        let (id, _) = self.call(None, make)?;
+        *self.newest() = Some(id.clone());
+        Ok(id)
     }
 
     fn fetch_kek(&self, id: &KekId) -> Result<Kek, ProviderError> {
@@ -190,6 +195,14 @@ impl KeyProvider for KmipProvider {
         self.cache.has(id)
     }
 
+    fn drop_old_keks(&self) {
+        self.tell_dropped(self.cache.drop_old());
+    }
+
+    fn wrapping_kek(&self) -> Option<KekId> {
+        self.newest().clone()
+    }
+
     fn list_keks(&self) -> Result<Vec<KekInfo>, ProviderError> {
         let list = |session: &mut Session<'_>| {
             let ids = session.locate()?;
@@ -204,6 +217,8 @@ impl KeyProvider for KmipProvider {
             let key = |kek: &KekInfo| (kek.created, kek.id.as_str().len());
             key(a).cmp(&key(b)).then_with(|| a.id.cmp(&b.id))
         });
+        let newest = keks.iter().rev().find(|kek| kek.state == KekState::Active);
+        *self.newest() = newest.map(|kek| kek.id.clone());
         Ok(keks)
     }
 

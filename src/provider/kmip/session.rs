@@ -10,7 +10,7 @@ use ublk_targets::secret::{Kek, scrub_stack};
 use super::connection::Connection;
 use super::messages::{self, Attributes, Credential, Operation, Query, Reason, Revocation, Version};
 use super::ttlv::{Encoder, Structure};
-use super::{CertificateInfo, Fault, KmipConfig, ServerAddress, tls};
+use super::{CertificateInfo, ConfigError, Fault, KmipConfig, ServerAddress, tls};
 use crate::provider::KekId;
 
 /// More than the deepest frame below a read from TLS uses.
@@ -26,7 +26,7 @@ pub(super) struct Dialer<'a> {
 
 impl<'a> Dialer<'a> {
     /// Whatever is done with it ends at `until`.
-    pub fn new(config: &'a KmipConfig, until: Instant) -> Result<Self, Fault> {
+    pub fn new(config: &'a KmipConfig, until: Instant) -> Result<Self, ConfigError> {
         config.check()?;
         let credential = match (&config.user, &config.password_file) {
             (Some(user), Some(file)) => {

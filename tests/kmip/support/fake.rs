@@ -26,7 +26,7 @@ pub enum Behaviour {
     /// Answers each request with these bytes.
     Answer(Vec<u8>),
     /// Passes requests on to the server at this port, and its answers back as the function changes them.
-    Tamper(u16, fn(&mut Vec<u8>)),
+    Tamper(u16, fn(&mut [u8])),
     /// The same, but byte after byte with a pause between.
     Slow(u16, Duration),
 }

@@ -1,0 +1,117 @@
+//! The daemon with KMIP providers: what it refuses, and, with a real key server, what it does.
+
+use super::*;
+use crate::control::{ProviderAddKmip, ProviderCheck, ProviderMeet};
+
+/// As the tests in `tests/kmip`, which bring these helpers.
+#[allow(dead_code, unused_imports, reason = "those tests use more of it")]
+#[path = "../../../tests/kmip/support/mod.rs"]
+mod support;
+
+use support::{Pki, PyKmip, free_port};
+
+fn add(pki: &Pki, servers: &[String]) -> ProviderAddKmip {
+    ProviderAddKmip {
+        name: "cluster".parse().unwrap(),
+        servers: servers.to_vec(),
+        certificate: pki.certificate("host"),
+        key: pki.key("host"),
+        ca: Some(pki.ca_file()),
+        pins: None,
+        proxy: None,
+        user: None,
+        password_file: None,
+        group: None,
+        max_age: None,
+        make_default: false,
+    }
+}
+
+fn at(port: u16) -> String {
+    format!("127.0.0.1:{port}")
+}
+
+#[test]
+fn bad_key_server_settings_are_refused_and_change_nothing() {
+    use std::os::unix::fs::PermissionsExt;
+    let pki = Pki::new();
+    let mut host = Host::with_provider();
+    let before = fs::read(host.path("state/providers.toml")).unwrap();
+    let good = add(&pki, &[at(free_port())]);
+    let exposed = pki.path("exposed.key");
+    fs::copy(pki.key("host"), &exposed).unwrap();
+    fs::set_permissions(&exposed, fs::Permissions::from_mode(0o644)).unwrap();
+    let pins = Some(vec!["AB".into()]);
+    let invalid = FailureKind::InvalidArgument;
+    let cases = [
+        (ProviderAddKmip { name: "office".parse().unwrap(), ..good.clone() }, FailureKind::Exists, "office"),
+        (ProviderAddKmip { servers: vec!["kms:73382".into()], ..good.clone() }, invalid, "73382"),
+        (ProviderAddKmip { servers: vec!["kms:0".into()], ..good.clone() }, invalid, "\"0\""),
+        (ProviderAddKmip { servers: vec![], ..good.clone() }, invalid, "0 servers"),
+        (ProviderAddKmip { ca: None, ..good.clone() }, invalid, "give one of the two"),
+        (ProviderAddKmip { pins: pins.clone(), ..good.clone() }, invalid, "give one of the two"),
+        (ProviderAddKmip { ca: None, pins, ..good.clone() }, invalid, "\"AB\""),
+        (ProviderAddKmip { proxy: Some("proxy".into()), ..good.clone() }, invalid, "has no port"),
+        (ProviderAddKmip { user: Some("me".into()), ..good.clone() }, invalid, "password file"),
+        (ProviderAddKmip { key: "host.key".into(), ..good.clone() }, invalid, "host.key"),
+        (ProviderAddKmip { key: pki.path("none"), ..good.clone() }, FailureKind::NoInput, "none"),
+        (ProviderAddKmip { key: exposed, ..good.clone() }, FailureKind::NotPermitted, "mode 644"),
+        (ProviderAddKmip { ca: Some(pki.key("host")), ..good.clone() }, FailureKind::BadData, "host.key"),
+        (good.clone(), FailureKind::Locked, &good.servers[0]),
+    ];
+    for (call, kind, named) in cases {
+        host.fails(&call, kind, named);
+    }
+    assert_eq!(fs::read(host.path("state/providers.toml")).unwrap(), before);
+    host.fails(
+        &ProviderMeet { servers: good.servers.clone(), proxy: None },
+        FailureKind::Locked,
+        &good.servers[0],
+    );
+    host.fails(&ProviderCheck { name: "office".parse().unwrap() }, invalid, "office");
+    host.fails(&ProviderCheck { name: "nobody".parse().unwrap() }, FailureKind::NotFound, "nobody");
+}
+
+#[test]
+#[ignore = "takes a key server: ci/test runs it with one"]
+fn a_volume_lives_on_a_cluster_of_key_servers() {
+    let pki = Pki::new();
+    let mut server = PyKmip::start(&pki, "keys");
+    let servers = [at(server.port), at(free_port())];
+    let mut host = Host::start();
+    let met = host.call(&ProviderMeet { servers: servers[..1].to_vec(), proxy: None }).unwrap();
+    let pinned = ProviderAddKmip {
+        ca: None,
+        pins: Some(vec![met.certificates[0].certificate.fingerprint.clone()]),
+        ..add(&pki, &servers)
+    };
+    let added = host.call(&pinned).unwrap();
+    assert!(added.is_default && added.availability == Availability::Ready && added.kek_id.is_some());
+    assert_eq!((added.kind, &added.servers[..], added.file), (ProviderKind::Kmip, &servers[..], None));
+    let checked = host.call(&ProviderCheck { name: "cluster".parse().unwrap() }).unwrap().servers;
+    assert!(checked[0].problem.is_none() && checked[0].status.is_some());
+    assert!(checked[1].problem.as_ref().unwrap().contains("cannot connect") && checked[1].hint.is_some());
+
+    let backing = host.image("disk");
+    let made = host.create("vol", backing).unwrap();
+    assert_eq!((made.provider.as_deref(), &made.kek_id), (Some("cluster"), &added.kek_id));
+    host.restart();
+    assert_eq!(host.call(&List {}).unwrap().volumes[0].state, VolumeState::Unlocked, "nothing to unlock");
+    let recovery = RecoveryAdd { volume: "vol".into(), secret: SecretFd(0) };
+    host.client.call(&recovery, &[&secret("sesame")]).unwrap();
+
+    // The KEK is in memory now, so the next needs no server; once it is dropped, it does.
+    server.stop();
+    host.client.call(&recovery, &[&secret("sesame")]).unwrap();
+    host.call(&ProviderLock { name: "cluster".parse().unwrap() }).unwrap();
+    let failure = host.client.call(&recovery, &[&secret("sesame")]).unwrap_err();
+    assert_eq!(failure.kind, FailureKind::Locked, "{failure}");
+    assert!(servers.iter().all(|server| failure.message.contains(server)), "{failure}");
+    let listed = host.call(&ProviderList {}).unwrap().providers.remove(0);
+    assert_eq!(listed.availability, Availability::Unavailable);
+    assert_eq!(host.call(&List {}).unwrap().volumes[0].state, VolumeState::Locked);
+
+    server.restart();
+    host.client.call(&recovery, &[&secret("sesame")]).unwrap();
+    assert_eq!(host.call(&List {}).unwrap().volumes[0].state, VolumeState::Unlocked);
+}
