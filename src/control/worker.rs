@@ -4,9 +4,11 @@
 //! worker listens on a socket of its own, where any daemon that comes later finds it. To end it, a daemon stops its
 //! device.
 
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use ublk_targets::device::Owner;
 use uuid::Uuid;
 
 use super::interface::interface;
@@ -67,8 +69,20 @@ pub struct Job {
     pub provider: Option<String>,
     /// The KEK that wraps the DEK, for reports only.
     pub kek_id: Option<String>,
-    /// The socket on which the worker is to listen.
+    /// The socket on which the worker is to listen. Its directory is what a daemon knows its devices by.
     pub socket: PathBuf,
+}
+
+impl Job {
+    /// Whose device it is.
+    pub fn owner(&self) -> Owner {
+        owner(self.socket.parent().unwrap_or(Path::new("")))
+    }
+}
+
+/// The owner of the devices whose workers have their sockets in `directory`.
+pub fn owner(directory: &Path) -> Owner {
+    Owner::named(directory.as_os_str().as_bytes())
 }
 
 /// Asks a worker what it serves and has done.

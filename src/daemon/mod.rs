@@ -39,6 +39,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::geteuid;
@@ -148,9 +149,12 @@ fn protect_memory() -> Result<(), Failure> {
 fn lock(options: &Options) -> Result<Flock<File>, Failure> {
     let path = options.run_dir.join("daemon.lock");
     let file = File::create(&path).map_err(|error| system(&format!("create {}", path.display()), error))?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| {
-        let message = format!("another daemon uses {}: {error}", options.run_dir.display());
-        Failure::new(FailureKind::Busy, message).hint("stop it, or choose another place with --run-dir")
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| match error {
+        Errno::EWOULDBLOCK => {
+            Failure::new(FailureKind::Busy, format!("another daemon uses {}", options.run_dir.display()))
+                .hint("stop it, or choose another place with --run-dir")
+        }
+        error => system(&format!("lock {}", path.display()), error.into()),
     })
 }
 

@@ -14,7 +14,7 @@ use super::events::Event;
 use super::process::Process;
 use super::{links, worker};
 use crate::atomic_file;
-use crate::control::worker::Report;
+use crate::control::worker::{Report, owner};
 use crate::control::{Failure, FailureKind, TargetKind};
 use crate::name::Name;
 use crate::provider::ProviderName;
@@ -152,7 +152,7 @@ impl Daemon {
             self.adopt(&name);
         }
         let adopted: BTreeSet<u32> = self.devices().values().map(|device| device.report.device_id).collect();
-        for id in device::orphans().into_iter().filter(|id| !adopted.contains(id)) {
+        for id in self.orphans().into_iter().filter(|id| !adopted.contains(id)) {
             log::warn!("deleting ublk device {id}, which a worker left behind");
             if let Err(error) = device::delete(id) {
                 log::warn!("{}", Failure::from(error));
@@ -162,6 +162,11 @@ impl Daemon {
         links::clean(&self.options.dev_dir, |name| {
             name.parse::<Name>().is_ok_and(|name| devices.contains_key(&name))
         });
+    }
+
+    /// Devices of this daemon, or of an earlier one in its place, that no process serves.
+    fn orphans(&self) -> Vec<u32> {
+        device::orphans(owner(&self.options.workers_dir()))
     }
 
     fn adopt(self: &Arc<Self>, name: &Name) {
@@ -200,9 +205,13 @@ impl Daemon {
         let state = State::Quiesced("its worker ended while no daemon ran".into());
         let device = report.map(|report| Device { report, process: None, state, early_deaths: 0 });
         match device.filter(|device| device.report.job.name == *name) {
-            Some(device) if device::orphans().contains(&device.report.device_id) => {
+            Some(device) if self.orphans().contains(&device.report.device_id) => {
                 own_event("adopt", &device).record(&self.keep(&device));
                 self.resume_in_background(name.clone());
+            }
+            // Served, but by a worker that is too busy to answer.
+            Some(device) if device::list().contains(&device.report.device_id) => {
+                self.adopt_worker(device.report);
             }
             Some(device) => self.forget(&device),
             None => {

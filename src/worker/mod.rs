@@ -69,7 +69,7 @@ fn serve(call: Serve, mut secrets: Secrets, answer: Pending) -> Result<(), Failu
     let listener = control::bind(&job.socket)
         .map_err(|error| system(&format!("listen at {}", job.socket.display()), &error))?;
     confine::for_service().map_err(|error| system("confine the worker", &error))?;
-    let start = recover.map_or(Start::Add, Start::Recover);
+    let start = recover.map_or(Start::Add(job.owner()), Start::Recover);
     match prepared {
         Prepared::Null(target) => serve_target(start, job, None, target, listener, answer),
         Prepared::Plain(target, _claim) => serve_target(start, job, None, target, listener, answer),

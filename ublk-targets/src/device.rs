@@ -18,8 +18,6 @@ use crate::target::Target;
 
 /// How long a control command may take. Some kernels never answer some of them.
 const CONTROL_LIMIT: Duration = Duration::from_secs(30);
-/// Stands in the part of a device's record that the driver leaves to its server, and tells blkseal's devices from others.
-const MARK: u64 = u64::from_be_bytes(*b"blkseal\0");
 /// Bytes of zeros that one request may ask for, so that a tag is not busy with it for long.
 const MAX_WRITE_ZEROES: u32 = 16 << 20;
 /// Bytes that one discard may cover.
@@ -103,11 +101,25 @@ impl Layout {
     }
 }
 
+/// Whose device it is: the driver keeps this with the device in the part of its record that it leaves to servers, so that
+/// a supervisor finds its own devices among those of others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owner(u64);
+
+impl Owner {
+    /// The owner of this name (FNV-1a, 64 bits).
+    pub fn named(name: &[u8]) -> Self {
+        Self(name.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+            (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+        }))
+    }
+}
+
 /// Whether a new device is made or one whose server died is taken over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
-    /// A new device; the driver picks the number.
-    Add,
+    /// A new device of this owner; the driver picks the number.
+    Add(Owner),
     /// The device of this number, which kept its node and its queued requests. The layout must be the one it was
     /// added with.
     Recover(u32),
@@ -215,10 +227,10 @@ pub fn list() -> Vec<u32> {
     ids
 }
 
-/// Numbers of blkseal's devices that no process serves: quiesced ones, and those whose server died while it made them.
-pub fn orphans() -> Vec<u32> {
+/// Numbers of this owner's devices that no process serves: quiesced ones, and those whose server died while it made them.
+pub fn orphans(owner: Owner) -> Vec<u32> {
     let is_orphan = |id: &u32| {
-        is_orphan(*id).unwrap_or_else(|error| {
+        is_orphan(*id, owner).unwrap_or_else(|error| {
             log::warn!("cannot tell whether ublk device {id} is served: {error}");
             false
         })
@@ -226,13 +238,13 @@ pub fn orphans() -> Vec<u32> {
     list().into_iter().filter(is_orphan).collect()
 }
 
-fn is_orphan(id: u32) -> Result<bool, DeviceError> {
+fn is_orphan(id: u32, owner: Owner) -> Result<bool, DeviceError> {
     let control = open_simple(id)?;
     control.read_dev_info().map_err(driver("look at"))?;
     let info = control.dev_info();
     let served = u32::from(info.state) == sys::UBLK_S_DEV_LIVE
         && Path::new(&format!("/proc/{}", info.ublksrv_pid)).exists();
-    Ok(info.ublksrv_flags == MARK && !served)
+    Ok(info.ublksrv_flags == owner.0 && !served)
 }
 
 fn queue_stats(queues: u16) -> Arc<[QueueStats]> {
@@ -244,9 +256,9 @@ fn open_control(start: Start, layout: &Layout, name: &'static str) -> Result<Ubl
     let wanted = u64::from(sys::UBLK_F_USER_RECOVERY | sys::UBLK_F_USER_RECOVERY_REISSUE);
     // Lets a worker be replaced without an error in between, where the driver (6.16) has it.
     let flags = wanted | features & u64::from(sys::UBLK_F_QUIESCE);
-    let (id, dev_flags) = match start {
-        Start::Add => (-1, UblkFlags::UBLK_DEV_F_ADD_DEV),
-        Start::Recover(id) => (id.cast_signed(), UblkFlags::UBLK_DEV_F_RECOVER_DEV),
+    let (id, owner, dev_flags) = match start {
+        Start::Add(Owner(owner)) => (-1, owner, UblkFlags::UBLK_DEV_F_ADD_DEV),
+        Start::Recover(id) => (id.cast_signed(), 0, UblkFlags::UBLK_DEV_F_RECOVER_DEV),
     };
     UblkCtrlBuilder::default()
         .name(name)
@@ -255,7 +267,7 @@ fn open_control(start: Start, layout: &Layout, name: &'static str) -> Result<Ubl
         .depth(layout.depth)
         .io_buf_bytes(layout.max_io)
         .ctrl_flags(flags)
-        .ctrl_target_flags(MARK)
+        .ctrl_target_flags(owner)
         .dev_flags(dev_flags)
         .build()
         .map_err(driver("add"))
@@ -336,6 +348,13 @@ fn driver(step: &'static str) -> impl Fn(UblkError) -> DeviceError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn owners_are_told_apart_by_their_names() {
+        // The test vector of the FNV authors for "foobar".
+        assert_eq!(Owner::named(b"foobar"), Owner(0x8594_4171_f739_67e8));
+        assert_ne!(Owner::named(b"/run/a"), Owner::named(b"/run/b"));
+    }
 
     #[test]
     fn a_layout_outside_its_bounds_is_refused() {
