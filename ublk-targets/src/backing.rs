@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use io_uring::{opcode, types};
+use io_uring::{opcode, squeue, types};
 
 use crate::buffer::Sealed;
 use crate::cipher::SectorSize;
@@ -197,6 +197,9 @@ impl Backing {
                 .addr(Some(offset))
                 .cmd(length)
                 .build()
+                // From a context that may block: without waiting, a device that lacks REQ_NOWAIT (some device-mapper
+                // targets) refuses as if it had no discard.
+                .flags(squeue::Flags::ASYNC)
         } else {
             opcode::Fallocate::new(types::Fixed(BACKING_FILE), range.bytes())
                 .offset(offset)
@@ -205,7 +208,7 @@ impl Backing {
         };
         // SAFETY: the entry names no memory.
         match unsafe { submit(entry) }.await {
-            Err(IoError::Backing(libc::EINVAL | libc::ENOTTY)) => Err(IoError::Unsupported),
+            Err(IoError::Backing(libc::ENOTTY)) => Err(IoError::Unsupported),
             other => other.map(|_| ()),
         }
     }
