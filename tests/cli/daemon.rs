@@ -33,6 +33,11 @@ impl Daemon {
         std::mem::take(&mut self.script.secrets.lock().unwrap())
     }
 
+    /// The certificates that were pinned since this was last asked.
+    pub fn pins(&self) -> Vec<String> {
+        std::mem::take(&mut self.script.pins.lock().unwrap())
+    }
+
     /// Runs `during` while a call that has brought a secret waits for its answer.
     pub fn hold_answers<T>(&self, during: impl FnOnce() -> T) -> T {
         let _held = self.script.answering.lock().unwrap();
@@ -44,6 +49,7 @@ impl Daemon {
 struct Script {
     secrets: Mutex<Vec<Vec<u8>>>,
     answering: Mutex<()>,
+    pins: Mutex<Vec<String>>,
 }
 
 impl Script {
@@ -75,6 +81,7 @@ impl Service for Script {
                 Ok(json!(Provider { file: call.file.or(provider.file.clone()), ..provider }))
             }
             DaemonCalls::ProviderAddKmip(call) => {
+                self.pins.lock().unwrap().extend(call.pins.unwrap_or_default());
                 let provider = provider(call.name.as_str());
                 Ok(json!(Provider {
                     kind: ProviderKind::Kmip,

@@ -9,6 +9,7 @@ mod pages;
 mod secrets;
 mod terminal;
 mod transcripts;
+mod trust;
 
 use std::path::Path;
 use std::process::Command;

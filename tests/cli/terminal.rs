@@ -14,7 +14,7 @@ use crate::blkseal;
 use crate::daemon::Daemon;
 
 /// A command at a terminal of its own.
-struct Session {
+pub struct Session {
     /// The terminal as its user sees it.
     user: File,
     /// The terminal as the command sees it; kept open, so that it can be looked at when the command is gone.
@@ -47,7 +47,7 @@ impl Session {
     }
 
     /// Waits until `text` is on the terminal, after what was waited for before.
-    fn wait_for(&mut self, text: &str) {
+    pub fn wait_for(&mut self, text: &str) {
         loop {
             if let Some(at) = self.seen[self.taken..].find(text) {
                 self.taken += at + text.len();
@@ -62,7 +62,7 @@ impl Session {
         }
     }
 
-    fn type_in(&mut self, text: &str) {
+    pub fn type_in(&mut self, text: &str) {
         self.user.write_all(text.as_bytes()).unwrap();
     }
 
@@ -71,7 +71,7 @@ impl Session {
     }
 
     /// Waits for the end; how the command ended, and all that was on the terminal.
-    fn end(mut self) -> (ExitStatus, String) {
+    pub fn end(mut self) -> (ExitStatus, String) {
         let status = self.child.wait().unwrap();
         assert!(self.echoes(), "the terminal is left as it was found");
         drop(self.terminal);
@@ -86,7 +86,7 @@ impl Session {
     }
 }
 
-fn start(daemon: &Daemon, arguments: &[&str]) -> Session {
+pub fn start(daemon: &Daemon, arguments: &[&str]) -> Session {
     let mut command = blkseal(&daemon.socket);
     command.args(arguments);
     Session::start(command)
