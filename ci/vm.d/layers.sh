@@ -212,7 +212,8 @@ add_host_path() {
   if [[ -d $host ]]; then
     mkdir -p "$root$guest"
     cp -r "$host/." "$root$guest/"
-    libraries=$(find "$host" -type f -perm /111 -print0 | xargs -0 -r bash -c 'ldd "$@" 2>/dev/null' ldd)
+    # ldd fails on scripts, which is no failure here.
+    libraries=$(find "$host" -type f -perm /111 -print0 | xargs -0 -r bash -c 'ldd "$@" 2>/dev/null || true' ldd)
   else
     cp -L "$host" "$root$guest"
     libraries=$(ldd "$host" 2>/dev/null) || return 0
