@@ -9,12 +9,12 @@
 
 # Not every one exists on every machine; those in GUEST_TOOLS_NEEDED must.
 GUEST_TOOLS_NEEDED='bash busybox blkid blockdev cat cmp cp cryptsetup dd debugfs dmsetup e2fsck env fio findmnt
-  kmod losetup ls lsblk mkfs.ext4 mkfs.xfs mount perl sha256sum sort stat strace systemd-udevd tar timeout truncate
+  kmod losetup ls lsblk mkfs.ext4 mkfs.xfs mount perl setpriv sha256sum sort stat strace systemd-udevd tar timeout truncate
   udevadm umount xfs_repair'
 GUEST_TOOLS_WANTED='awk b2sum base64 basename blkdiscard chcpu chmod chown chrt cksum comm cut date df dirname dmesg du
   dumpe2fs expr fallocate find flock fstrim getfattr grep head id install ionice ip join kill ln logger lscpu lsns
   md5sum mkdir mkfifo mknod mktemp mv nice nl nproc nsenter numfmt od paste pgrep pidof pivot_root pkill printf prlimit
-  ps readlink realpath resize2fs rm rmdir sed seq setpriv setsid sha1sum shred shuf sleep split stty sync tac tail
+  ps readlink realpath resize2fs rm rmdir sed seq setsid sha1sum shred shuf sleep split stty sync tac tail
   taskset tee touch tr tune2fs uniq unshare uuidgen wc wipefs xargs xfs_io xfs_db veritysetup integritysetup zramctl'
 
 # Device nodes and links as a real machine makes them, and its habit of opening a block device at each event.

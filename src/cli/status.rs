@@ -42,11 +42,13 @@ pub fn state(state: VolumeState) -> Cell {
 
 fn daemon_text(version: &Version) -> String {
     let ublk = if version.ublk { Cell::styled("yes", GOOD) } else { Cell::styled("no", BAD) };
-    fields(&[
+    let mut rows = vec![
         ("daemon", format!("blkseal {}", version.version).into()),
         ("pid", version.pid.into()),
         ("kernel has ublk", ublk),
-    ])
+    ];
+    rows.extend(version.problems.iter().map(|problem| ("problem", Cell::styled(problem, BAD))));
+    fields(&rows)
 }
 
 fn volume_text(volume: &Volume) -> String {

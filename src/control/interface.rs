@@ -23,6 +23,9 @@ pub trait Interface: Sized {
 
     /// The call of `method` with `parameters`; `None` where the interface has no such method.
     fn parse(method: &str, parameters: Value) -> Option<serde_json::Result<Self>>;
+
+    /// The full name of the method that this calls.
+    fn method(&self) -> &'static str;
 }
 
 /// Parameters or a reply without fields.
@@ -51,6 +54,12 @@ macro_rules! interface {
                         Some(serde_json::from_value(parameters).map(Self::$method))
                     })*
                     _ => None,
+                }
+            }
+
+            fn method(&self) -> &'static str {
+                match self {
+                    $(Self::$method(_) => <$method as $crate::control::Method>::NAME),*
                 }
             }
         }

@@ -60,6 +60,8 @@ pub struct Version {
     pub pid: u32,
     /// Whether the kernel has the ublk driver.
     pub ublk: bool,
+    /// What somebody should look at, a line each: a roles file that is malformed and not in force, for example.
+    pub problems: Vec<String>,
 }
 
 /// The kinds of key provider.

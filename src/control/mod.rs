@@ -13,6 +13,7 @@
 //! | `messages` | the methods of `io.blkseal.Daemon` and what is in them |
 //! | `key_servers` | those of its methods that are about key servers |
 //! | `worker` | the methods of `io.blkseal.Worker` |
+//! | `peer` | who calls: user, groups and process, from the kernel |
 //! | `failure` | the one error that crosses a socket: kind, message, hint, exit code |
 //! | `socket` | messages of bounded size, and descriptors, on a blocking Unix socket |
 
@@ -21,6 +22,7 @@ mod failure;
 mod interface;
 mod key_servers;
 mod messages;
+mod peer;
 mod service;
 mod socket;
 pub mod worker;
@@ -31,11 +33,14 @@ pub use failure::{Failure, FailureKind};
 pub use interface::{Interface, Method, Nothing};
 pub use key_servers::*;
 pub use messages::*;
-pub use service::{Answer, Peer, Service, bind, serve, serve_connection};
+pub use peer::Peer;
+pub use service::{Answer, Service, bind, serve, serve_connection};
 pub use socket::{MAX_CALL, MAX_DESCRIPTORS, MAX_REPLY, MAX_SECRET, Secrets};
 
 /// Where the daemon listens unless told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/blkseal/daemon.sock";
 
+#[cfg(test)]
+pub(crate) use peer::tests as peer_tests;
 #[cfg(test)]
 mod tests;

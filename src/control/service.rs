@@ -1,46 +1,31 @@
 //! The answering side: a thread a connection.
 
+use std::collections::HashMap;
 use std::fs::Permissions;
 use std::io;
 use std::marker::PhantomData;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use nix::unistd::geteuid;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::socket::{Channel, ChannelError, Secrets};
-use super::{Failure, FailureKind, Interface};
+use super::{Failure, FailureKind, Interface, Peer};
 
 /// Most connections at a time; further ones are closed at once.
 const MAX_CONNECTIONS: usize = 64;
+/// Most of these that other users than this process's own may have together, so that nobody can shut it out.
+const MAX_OF_OTHERS: usize = 48;
+/// Most of these that one of them may have.
+const MAX_OF_ONE: usize = 8;
 /// How long a peer may take to accept an answer.
 const WRITE_LIMIT: Duration = Duration::from_secs(10);
 const SERVICE: &str = "org.varlink.service";
-
-/// Who is at the other end, as the kernel says (`SO_PEERCRED`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Peer {
-    /// The effective user of the process that connected.
-    pub uid: u32,
-    /// Its effective group.
-    pub gid: u32,
-    /// Its process id at that time.
-    pub pid: i32,
-}
-
-impl Peer {
-    /// The peer of `stream`.
-    pub fn of(stream: &UnixStream) -> io::Result<Self> {
-        let credentials = getsockopt(stream, PeerCredentials)?;
-        Ok(Self { uid: credentials.uid(), gid: credentials.gid(), pid: credentials.pid() })
-    }
-}
 
 /// What answers the calls of one interface.
 pub trait Service: Send + Sync + 'static {
@@ -48,25 +33,25 @@ pub trait Service: Send + Sync + 'static {
     type Calls: Interface;
 
     /// Answers one call. The reply is made by [`super::Method::Reply`]'s serialisation.
-    fn answer(self: &Arc<Self>, peer: Peer, call: Self::Calls, secrets: Secrets) -> Result<Value, Failure>;
+    fn answer(self: &Arc<Self>, peer: &Peer, call: Self::Calls, secrets: Secrets) -> Result<Value, Failure>;
 }
 
-/// Listens at `path`, for the owner and group of the process only. A socket that nobody answers is replaced; where
-/// somebody answers, fails with `AddrInUse`.
-pub fn bind(path: &Path) -> io::Result<UnixListener> {
+/// Listens at `path`, to which the permission bits `mode` let users connect. A socket that nobody answers is replaced;
+/// where somebody answers, fails with `AddrInUse`.
+pub fn bind(path: &Path, mode: u32) -> io::Result<UnixListener> {
     match UnixStream::connect(path) {
         Ok(_) => return Err(io::ErrorKind::AddrInUse.into()),
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path)?,
         Err(_) => {}
     }
     let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, Permissions::from_mode(0o660))?;
+    std::fs::set_permissions(path, Permissions::from_mode(mode))?;
     Ok(listener)
 }
 
 /// Accepts connections and serves each in a thread of its own, for ever.
 pub fn serve<S: Service>(service: &Arc<S>, listener: &UnixListener) {
-    let open = Arc::new(AtomicUsize::new(0));
+    let places = Places::default();
     loop {
         let stream = match listener.accept() {
             Ok((stream, _)) => stream,
@@ -76,15 +61,21 @@ pub fn serve<S: Service>(service: &Arc<S>, listener: &UnixListener) {
                 continue;
             }
         };
-        let place = Place::take(&open);
-        let Some(place) = place else {
-            log::warn!("{MAX_CONNECTIONS} connections are open: refused another");
+        let peer = match Peer::of(&stream) {
+            Ok(peer) => peer,
+            Err(error) => {
+                log::warn!("cannot tell who connected: {error}");
+                continue;
+            }
+        };
+        let Some(place) = places.take(peer.uid) else {
+            log::debug!("too many connections are open: refused one of user {}", peer.uid);
             continue;
         };
         let service = Arc::clone(service);
         let spawned = std::thread::Builder::new().name("control".into()).spawn(move || {
             let _place = place;
-            serve_connection(&service, stream);
+            serve_peer(&service, stream, &peer);
         });
         if let Err(error) = spawned {
             log::warn!("cannot start a thread for a connection: {error}");
@@ -92,31 +83,54 @@ pub fn serve<S: Service>(service: &Arc<S>, listener: &UnixListener) {
     }
 }
 
-/// One of [`MAX_CONNECTIONS`] places, given back when dropped.
-struct Place(Arc<AtomicUsize>);
+/// How many connections each user has.
+#[derive(Clone, Default)]
+struct Places(Arc<Mutex<HashMap<u32, usize>>>);
 
-impl Place {
-    fn take(open: &Arc<AtomicUsize>) -> Option<Self> {
-        let place = Self(Arc::clone(open));
-        (open.fetch_add(1, Ordering::Relaxed) < MAX_CONNECTIONS).then_some(place)
+/// One of [`MAX_CONNECTIONS`] places, given back when dropped.
+struct Place {
+    places: Places,
+    uid: u32,
+}
+
+impl Places {
+    fn take(&self, uid: u32) -> Option<Place> {
+        let own = geteuid().as_raw();
+        // A panic elsewhere cannot have left the counts half changed.
+        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let total: usize = open.values().sum();
+        let others = total - open.get(&own).unwrap_or(&0);
+        let of_user = open.entry(uid).or_default();
+        let has_place =
+            total < MAX_CONNECTIONS && (uid == own || (others < MAX_OF_OTHERS && *of_user < MAX_OF_ONE));
+        *of_user += usize::from(has_place);
+        open.retain(|_, count| *count > 0);
+        has_place.then(|| Place { places: self.clone(), uid })
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        let mut open = self.places.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = open.get_mut(&self.uid) {
+            *count -= 1;
+        }
+        open.retain(|_, count| *count > 0);
     }
 }
 
 /// Answers the calls that come over `stream` until the peer closes it or breaks the protocol.
 pub fn serve_connection<S: Service>(service: &Arc<S>, stream: UnixStream) {
-    let peer = match Peer::of(&stream).and_then(|peer| {
-        stream.set_write_timeout(Some(WRITE_LIMIT))?;
-        Ok(peer)
-    }) {
-        Ok(peer) => peer,
-        Err(error) => return log::warn!("cannot tell who connected: {error}"),
-    };
+    match Peer::of(&stream) {
+        Ok(peer) => serve_peer(service, stream, &peer),
+        Err(error) => log::warn!("cannot tell who connected: {error}"),
+    }
+}
+
+fn serve_peer<S: Service>(service: &Arc<S>, stream: UnixStream, peer: &Peer) {
+    if let Err(error) = stream.set_write_timeout(Some(WRITE_LIMIT)) {
+        return log::warn!("cannot limit how long an answer may take: {error}");
+    }
     let mut channel = Channel::answerer(stream);
     loop {
         let outcome = match channel.receive::<Incoming>() {
@@ -152,7 +166,7 @@ struct Refusal {
 
 fn answer_one<S: Service>(
     service: &Arc<S>,
-    peer: Peer,
+    peer: &Peer,
     channel: &mut Channel,
     call: Incoming,
     secrets: Secrets,
@@ -253,5 +267,31 @@ fn introspect<I: Interface>(method: &str, parameters: &Value) -> Result<Value, R
             None => Err(service_error("InvalidParameter", json!({ "parameter": "interface" }))),
         },
         _ => Err(service_error("MethodNotFound", json!({ "method": format!("{SERVICE}.{method}") }))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_users_cannot_take_every_place() {
+        let (places, own) = (Places::default(), geteuid().as_raw());
+        let mut taken: Vec<Place> = Vec::new();
+        for uid in own + 1..own + 20 {
+            taken.extend((0..20).map_while(|_| places.take(uid)));
+            assert!(
+                taken.len() <= MAX_OF_OTHERS
+                    && taken.iter().filter(|place| place.uid == uid).count() <= MAX_OF_ONE
+            );
+        }
+        assert_eq!(taken.len(), MAX_OF_OTHERS);
+        taken.extend((0..20).map_while(|_| places.take(own)));
+        assert_eq!(taken.len(), MAX_CONNECTIONS);
+        assert!(places.take(own).is_none());
+        taken.retain(|place| place.uid != own + 1);
+        assert!(places.take(own + 1).is_some(), "a place that is given back can be taken");
+        drop(taken);
+        assert!(places.0.lock().unwrap().is_empty());
     }
 }

@@ -1,73 +1,189 @@
-//! Who may do what. The one place where that is decided.
+//! Who may do what. The one place where that is decided: [`RULES`] says what each method takes, `roles.toml` who has it.
+//!
+//! docs/ROLES.md shows the rules to people.
 
-use nix::unistd::geteuid;
+use std::collections::BTreeSet;
+use std::fmt;
 
-use crate::control::{DaemonCalls, Failure, FailureKind, Peer};
+use serde::Deserialize;
 
-/// What a call takes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+use super::roles::Roles;
+use crate::control::{
+    Close, Create, Failure, FailureKind, GetVersion, List, Method, Open, OpenTarget, Peer, Ping, ProviderAdd,
+    ProviderAddKmip, ProviderCheck, ProviderList, ProviderLock, ProviderMeet, ProviderRemove,
+    ProviderSetDefault, ProviderUnlock, RecoveryAdd, RecoveryRemove, Status,
+};
+
+/// What a method takes; named after vSphere's privileges for cryptographic operations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub(super) enum Privilege {
     /// To see what there is.
     Look,
     /// To open and close volumes.
     Access,
+    /// To make a volume known to this host that was made elsewhere.
+    Register,
+    /// To open devices that are not volumes.
+    AddDisk,
     /// To make encrypted volumes.
     EncryptNew,
+    /// To put what is encrypted already under the keys of a provider.
+    Encrypt,
     /// To give others a way to a volume's data: recovery passphrases.
     Decrypt,
-    /// To lock and unlock providers.
+    /// To have volumes' keys wrapped by other keys.
+    Recrypt,
+    /// To make and end KEKs; to lock and unlock providers.
     ManageKeys,
     /// To add and remove providers.
     ManageKeyServers,
 }
 
 impl Privilege {
-    /// What `call` takes.
-    pub fn of(call: &DaemonCalls) -> Self {
-        use DaemonCalls as Calls;
-        match call {
-            Calls::Ping(_)
-            | Calls::GetVersion(_)
-            | Calls::ProviderList(_)
-            | Calls::ProviderCheck(_)
-            | Calls::List(_)
-            | Calls::Status(_) => Self::Look,
-            Calls::Open(_) | Calls::OpenTarget(_) | Calls::Close(_) => Self::Access,
-            Calls::Create(_) => Self::EncryptNew,
-            Calls::RecoveryAdd(_) | Calls::RecoveryRemove(_) => Self::Decrypt,
-            Calls::ProviderUnlock(_) | Calls::ProviderLock(_) => Self::ManageKeys,
-            Calls::ProviderAdd(_)
-            | Calls::ProviderAddKmip(_)
-            | Calls::ProviderMeet(_)
-            | Calls::ProviderRemove(_)
-            | Calls::ProviderSetDefault(_) => Self::ManageKeyServers,
-        }
+    /// Every privilege.
+    pub const ALL: [Self; 10] = [
+        Self::Look,
+        Self::Access,
+        Self::Register,
+        Self::AddDisk,
+        Self::EncryptNew,
+        Self::Encrypt,
+        Self::Decrypt,
+        Self::Recrypt,
+        Self::ManageKeys,
+        Self::ManageKeyServers,
+    ];
+}
+
+impl fmt::Display for Privilege {
+    /// As `roles.toml` names it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Look => "look",
+            Self::Access => "access",
+            Self::Register => "register",
+            Self::AddDisk => "add-disk",
+            Self::EncryptNew => "encrypt-new",
+            Self::Encrypt => "encrypt",
+            Self::Decrypt => "decrypt",
+            Self::Recrypt => "recrypt",
+            Self::ManageKeys => "manage-keys",
+            Self::ManageKeyServers => "manage-key-servers",
+        })
     }
 }
 
-/// Fails unless `peer` has `privilege`. Root has each, and so has the user that the daemon runs as.
-pub(super) fn authorise(peer: Peer, privilege: Privilege) -> Result<(), Failure> {
-    if peer.uid == 0 || peer.uid == geteuid().as_raw() {
-        return Ok(());
+/// What a method takes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rule {
+    method: &'static str,
+    /// What the method does, as the command line calls it.
+    pub verb: &'static str,
+    /// The privilege that its caller needs.
+    pub privilege: Privilege,
+}
+
+/// What each method of `io.blkseal.Daemon` takes. What is not in here is refused to everybody.
+///
+/// To open a volume that this host does not know takes [`Privilege::Register`] besides.
+const RULES: [Rule; 19] = [
+    rule::<Ping>("ping", Privilege::Look),
+    rule::<GetVersion>("status", Privilege::Look),
+    rule::<ProviderAdd>("provider add", Privilege::ManageKeyServers),
+    rule::<ProviderAddKmip>("provider add", Privilege::ManageKeyServers),
+    rule::<ProviderMeet>("provider add", Privilege::ManageKeyServers),
+    rule::<ProviderCheck>("provider check", Privilege::Look),
+    rule::<ProviderList>("provider list", Privilege::Look),
+    rule::<ProviderRemove>("provider remove", Privilege::ManageKeyServers),
+    rule::<ProviderSetDefault>("provider default", Privilege::ManageKeyServers),
+    rule::<ProviderUnlock>("provider unlock", Privilege::ManageKeys),
+    rule::<ProviderLock>("provider lock", Privilege::ManageKeys),
+    rule::<Create>("create", Privilege::EncryptNew),
+    rule::<Open>("open", Privilege::Access),
+    rule::<OpenTarget>("study", Privilege::AddDisk),
+    rule::<Close>("close", Privilege::Access),
+    rule::<List>("list", Privilege::Look),
+    rule::<Status>("status", Privilege::Look),
+    rule::<RecoveryAdd>("recovery add", Privilege::Decrypt),
+    rule::<RecoveryRemove>("recovery remove", Privilege::Decrypt),
+];
+
+const fn rule<M: Method>(verb: &'static str, privilege: Privilege) -> Rule {
+    Rule { method: M::NAME, verb, privilege }
+}
+
+impl Rule {
+    /// The rule of the method with this full name.
+    pub fn of(method: &str) -> Result<Self, Failure> {
+        RULES.into_iter().find(|rule| rule.method == method).ok_or_else(|| {
+            Failure::new(FailureKind::NotPermitted, format!("no rule says who may call {method}"))
+        })
     }
-    let message = format!("user {} has no privilege {privilege:?}", peer.uid);
-    Err(Failure::new(FailureKind::NotPermitted, message).hint("run the command as root"))
+}
+
+/// Who calls, and what that user may do.
+pub(super) struct Caller {
+    uid: u32,
+    privileges: BTreeSet<Privilege>,
+}
+
+impl Caller {
+    /// The caller behind `peer`, by the roles of now.
+    pub fn new(peer: &Peer, roles: &Roles) -> Self {
+        Self { uid: peer.uid, privileges: roles.privileges_of(peer) }
+    }
+
+    /// Fails unless the caller has `privilege`, which `what` takes.
+    pub fn require(&self, privilege: Privilege, what: &str) -> Result<(), Failure> {
+        if self.privileges.contains(&privilege) {
+            return Ok(());
+        }
+        let message =
+            format!("user {} has no role with the privilege {privilege}, which {what} takes", self.uid);
+        Err(Failure::new(FailureKind::NotPermitted, message)
+            .hint("run the command as root, or have root give you a role in roles.toml"))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::{DaemonCalls, Interface};
 
     #[test]
-    fn others_than_root_and_the_daemons_user_are_refused() {
-        let own = geteuid().as_raw();
-        for uid in [0, own] {
-            assert!(authorise(Peer { uid, gid: 1, pid: 1 }, Privilege::ManageKeyServers).is_ok());
+    fn every_method_of_the_interface_has_its_rule() {
+        let ruled: Vec<&str> = RULES.iter().map(|rule| rule.method).collect();
+        assert_eq!(ruled, DaemonCalls::METHODS);
+        for line in DaemonCalls::DESCRIPTION.lines().filter_map(|line| line.strip_prefix("method ")) {
+            let name = line.split('(').next().unwrap();
+            assert!(Rule::of(&format!("io.blkseal.Daemon.{name}")).is_ok(), "{name}");
         }
-        let stranger = Peer { uid: own + 4711, gid: 0, pid: 1 };
-        for privilege in [Privilege::Look, Privilege::Access, Privilege::Decrypt] {
-            let failure = authorise(stranger, privilege).unwrap_err();
-            assert_eq!(failure.kind, FailureKind::NotPermitted);
-        }
+        assert_eq!(Rule::of("io.blkseal.Daemon.Surprise").unwrap_err().kind, FailureKind::NotPermitted);
+    }
+
+    /// The documentation's table has a line a verb and a line a privilege, in the order of these.
+    #[test]
+    fn the_documentation_says_what_the_rules_say() {
+        let page = include_str!("../../docs/ROLES.md");
+        let rows = |heading: &str| -> Vec<Vec<String>> {
+            let table = page.split(heading).nth(1).expect(heading);
+            let lines = table.lines().skip(1).skip_while(|line| !line.starts_with('|'));
+            let cells =
+                |line: &str| line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect();
+            lines.take_while(|line| line.starts_with('|')).skip(2).map(cells).collect()
+        };
+        let mut verbs: Vec<[String; 2]> =
+            RULES.iter().map(|rule| [format!("`{}`", rule.verb), format!("`{}`", rule.privilege)]).collect();
+        verbs.retain(|[verb, _]| verb != "`ping`");
+        verbs.sort();
+        verbs.dedup();
+        let mut said: Vec<[String; 2]> =
+            rows("## Verbs").into_iter().map(|row| [row[0].clone(), row[1].clone()]).collect();
+        said.sort();
+        assert_eq!(said, verbs);
+
+        let said: Vec<String> = rows("## Privileges").into_iter().map(|row| row[0].clone()).collect();
+        assert_eq!(said, Privilege::ALL.map(|privilege| format!("`{privilege}`")));
     }
 }

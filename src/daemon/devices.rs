@@ -12,6 +12,7 @@ use ublk_targets::device::{self, Layout};
 use ublk_targets::secret::Dek;
 
 use super::Daemon;
+use super::authorise::{Caller, Privilege};
 use super::events::Event;
 use super::process::Process;
 use super::volumes::{place, tell};
@@ -40,10 +41,18 @@ pub(super) struct Device {
 }
 
 impl Daemon {
-    pub(super) fn open(self: &Arc<Self>, call: &Open, event: &mut Event) -> Result<Volume, Failure> {
+    pub(super) fn open(
+        self: &Arc<Self>,
+        call: &Open,
+        caller: &Caller,
+        event: &mut Event,
+    ) -> Result<Volume, Failure> {
         let name = match self.name_of(&call.volume) {
             Some(name) if !self.was_replaced(&name, &call.volume) => name,
-            _ => self.learn(call)?,
+            _ => {
+                caller.require(Privilege::Register, "'open' of a volume that this host does not know")?;
+                self.learn(call)?
+            }
         };
         if call.name.as_ref().is_some_and(|wanted| *wanted != name) {
             return Err(invalid(&format!("the volume has a name on this host already: {name}")));

@@ -42,8 +42,10 @@ impl Event {
     }
 
     fn fields(&self) -> String {
-        let actor =
-            self.peer.map_or_else(|| "daemon".into(), |peer| format!("uid:{}/pid:{}", peer.uid, peer.pid));
+        let actor = self
+            .peer
+            .as_ref()
+            .map_or_else(|| "daemon".into(), |peer| format!("uid:{}/pid:{}", peer.uid, peer.pid));
         let mut line = format!("verb={} actor={actor}", self.verb);
         let fields = [
             ("volume", self.volume.clone()),

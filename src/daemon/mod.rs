@@ -3,7 +3,8 @@
 //! | file | what it holds |
 //! |---|---|
 //! | `options` | where everything is kept |
-//! | `service` | the calls that it answers; `authorise` decides whether |
+//! | `service` | the calls that it answers |
+//! | `authorise`, `roles` | who may call what: the rules, and `roles.toml` |
 //! | `providers`, `volumes`, `devices` | what the calls do |
 //! | `key_servers` | the same for KMIP providers |
 //! | `supervise` | workers that died are replaced, workers that an earlier daemon started are adopted |
@@ -22,6 +23,7 @@ mod links;
 mod options;
 mod process;
 mod providers;
+mod roles;
 mod service;
 mod supervise;
 mod turns;
@@ -53,15 +55,20 @@ use crate::name::Name;
 use crate::provider::native::KdfCost;
 use crate::{provider, volume};
 use devices::Device;
+use roles::Roles;
 use turns::Turns;
 
 /// How long commands under way may take to end when the daemon is told to stop.
 const STOP_LIMIT: Duration = Duration::from_secs(30);
 
+/// Everybody may connect, for `roles.toml` says who may do what.
+const SOCKET_MODE: u32 = 0o666;
+
 /// What the daemon knows and holds. One value serves all connections.
 struct Daemon {
     options: Options,
     kdf_cost: KdfCost,
+    roles: Roles,
     providers: Mutex<provider::Registry>,
     volumes: Mutex<volume::Registry>,
     devices: Mutex<BTreeMap<Name, Device>>,
@@ -71,6 +78,7 @@ struct Daemon {
 impl Daemon {
     fn new(options: Options, kdf_cost: KdfCost) -> Result<Self, Failure> {
         Ok(Self {
+            roles: Roles::load(options.roles_file())?,
             providers: Mutex::new(provider::Registry::load(&options.state_dir)?),
             volumes: Mutex::new(volume::Registry::load(&options.state_dir)?),
             devices: Mutex::default(),
@@ -105,10 +113,10 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     signals.thread_block().map_err(|error| system("block signals", error.into()))?;
     let _only = lock(&options)?;
     let socket = options.socket();
-    let listener = control::bind(&socket).map_err(|error| {
+    let daemon = Arc::new(Daemon::new(options, KdfCost::DEFAULT)?);
+    let listener = control::bind(&socket, SOCKET_MODE).map_err(|error| {
         Failure::new(FailureKind::System, format!("cannot listen at {}: {error}", socket.display()))
     })?;
-    let daemon = Arc::new(Daemon::new(options, KdfCost::DEFAULT)?);
     daemon.take_over();
     daemon.watch_age_of_keks();
     let service = Arc::clone(&daemon);

@@ -14,7 +14,7 @@ pub struct Options {
     /// The socket to listen at, for which every verb has an option; none means daemon.sock in the run directory.
     #[arg(skip)]
     pub socket: Option<PathBuf>,
-    /// Where people keep settings
+    /// Where people keep settings: roles.toml
     #[arg(long, env = "BLKSEAL_CONFIG_DIR", value_name = "DIR", default_value = "/etc/blkseal")]
     pub config_dir: PathBuf,
     /// Where the daemon remembers volumes and key providers, and native providers keep their keys
@@ -32,6 +32,11 @@ impl Options {
     /// The socket to listen at.
     pub fn socket(&self) -> PathBuf {
         self.socket.clone().unwrap_or_else(|| self.run_dir.join("daemon.sock"))
+    }
+
+    /// Who may do what.
+    pub fn roles_file(&self) -> PathBuf {
+        self.config_dir.join("roles.toml")
     }
 
     /// Where workers' sockets and records are.

@@ -7,21 +7,26 @@ use serde_json::{Value, json};
 use ublk_targets::device;
 
 use super::Daemon;
-use super::authorise::{Privilege, authorise};
+use super::authorise::{Caller, Privilege, Rule};
 use super::events::Event;
 use super::key_servers;
-use crate::control::{DaemonCalls, Failure, FailureKind, Nothing, Peer, Secrets, Service, Version};
+use crate::control::{
+    DaemonCalls, Failure, FailureKind, Interface, Nothing, Peer, Secrets, Service, Version,
+};
 
 impl Service for Daemon {
     type Calls = DaemonCalls;
 
-    fn answer(self: &Arc<Self>, peer: Peer, call: DaemonCalls, secrets: Secrets) -> Result<Value, Failure> {
-        let mut event = describe(&call);
-        event.peer = Some(peer);
-        let is_change = Privilege::of(&call) != Privilege::Look;
-        let result =
-            authorise(peer, Privilege::of(&call)).and_then(|()| self.carry_out(call, secrets, &mut event));
-        if is_change || matches!(&result, Err(failure) if failure.kind == FailureKind::NotPermitted) {
+    fn answer(self: &Arc<Self>, peer: &Peer, call: DaemonCalls, secrets: Secrets) -> Result<Value, Failure> {
+        let rule = Rule::of(call.method())?;
+        let caller = self.caller(peer);
+        let mut event = describe(&call, rule.verb);
+        event.peer = Some(peer.clone());
+        let result = caller
+            .require(rule.privilege, &format!("'{}'", rule.verb))
+            .and_then(|()| self.carry_out(call, secrets, &caller, &mut event));
+        let was_refused = matches!(&result, Err(failure) if failure.kind == FailureKind::NotPermitted);
+        if rule.privilege != Privilege::Look || was_refused {
             event.record(&result);
         }
         result
@@ -29,16 +34,25 @@ impl Service for Daemon {
 }
 
 impl Daemon {
+    /// Who calls, by the roles as they are now.
+    fn caller(&self, peer: &Peer) -> Caller {
+        if let Some(result) = self.roles.refresh() {
+            Event::own("roles").record(&result);
+        }
+        Caller::new(peer, &self.roles)
+    }
+
     fn carry_out(
         self: &Arc<Self>,
         call: DaemonCalls,
         mut secrets: Secrets,
+        caller: &Caller,
         event: &mut Event,
     ) -> Result<Value, Failure> {
         use DaemonCalls as Calls;
         match call {
             Calls::Ping(_) => reply(Ok(Nothing {})),
-            Calls::GetVersion(_) => reply(Ok(version())),
+            Calls::GetVersion(_) => reply(Ok(self.version())),
             Calls::ProviderAdd(call) => {
                 let secret = secrets.take(call.secret)?;
                 reply(self.provider_add(call, &secret))
@@ -55,7 +69,7 @@ impl Daemon {
             }
             Calls::ProviderLock(call) => reply(self.provider_lock(&call.name)),
             Calls::Create(call) => reply(self.create(&call, event)),
-            Calls::Open(call) => reply(self.open(&call, event)),
+            Calls::Open(call) => reply(self.open(&call, caller, event)),
             Calls::OpenTarget(call) => reply(self.open_target(&call)),
             Calls::Close(call) => reply(self.close(&call.volume, event)),
             Calls::List(_) => reply(self.list()),
@@ -67,45 +81,45 @@ impl Daemon {
             Calls::RecoveryRemove(call) => reply(self.recovery_remove(&call.volume, call.keyslot, event)),
         }
     }
+
+    fn version(&self) -> Version {
+        Version {
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: std::process::id(),
+            ublk: device::check_available().is_ok(),
+            problems: self.roles.problem().into_iter().collect(),
+        }
+    }
 }
 
 fn reply<R: Serialize>(result: Result<R, Failure>) -> Result<Value, Failure> {
     result.map(|reply| json!(reply))
 }
 
-fn version() -> Version {
-    Version {
-        version: env!("CARGO_PKG_VERSION").into(),
-        pid: std::process::id(),
-        ublk: device::check_available().is_ok(),
-    }
-}
-
-/// What the call itself says about the change that it asks for.
-fn describe(call: &DaemonCalls) -> Event {
+/// What the call itself says about the change that it asks for, as `verb` on the command line.
+fn describe(call: &DaemonCalls, verb: &'static str) -> Event {
     use DaemonCalls as Calls;
-    let provider =
-        |verb, name: &crate::name::Name| Event { provider: Some(name.to_string()), ..Event::own(verb) };
-    let volume = |verb, text: &str| Event { volume: Some(text.to_owned()), ..Event::own(verb) };
+    let provider = |name: &crate::name::Name| Event { provider: Some(name.to_string()), ..Event::own(verb) };
+    let volume = |text: &str| Event { volume: Some(text.to_owned()), ..Event::own(verb) };
     match call {
-        Calls::Ping(_) => Event::own("ping"),
-        Calls::GetVersion(_) => Event::own("version"),
-        Calls::ProviderAdd(call) => provider("provider-add", &call.name),
-        Calls::ProviderAddKmip(call) => provider("provider-add", &call.name),
-        Calls::ProviderMeet(_) => Event::own("provider-meet"),
-        Calls::ProviderCheck(call) => provider("provider-check", &call.name),
-        Calls::ProviderList(_) => Event::own("provider-list"),
-        Calls::ProviderRemove(call) => provider("provider-remove", &call.name),
-        Calls::ProviderSetDefault(call) => provider("provider-default", &call.name),
-        Calls::ProviderUnlock(call) => provider("provider-unlock", &call.name),
-        Calls::ProviderLock(call) => provider("provider-lock", &call.name),
-        Calls::Create(call) => volume("create", call.name.as_str()),
-        Calls::Open(call) => volume("open", &call.volume),
-        Calls::OpenTarget(call) => volume("open-target", call.name.as_str()),
-        Calls::Close(call) => volume("close", &call.volume),
-        Calls::List(_) => Event::own("list"),
-        Calls::Status(call) => volume("status", &call.volume),
-        Calls::RecoveryAdd(call) => volume("recovery-add", &call.volume),
-        Calls::RecoveryRemove(call) => volume("recovery-remove", &call.volume),
+        Calls::Ping(_)
+        | Calls::GetVersion(_)
+        | Calls::ProviderMeet(_)
+        | Calls::ProviderList(_)
+        | Calls::List(_) => Event::own(verb),
+        Calls::ProviderAdd(call) => provider(&call.name),
+        Calls::ProviderAddKmip(call) => provider(&call.name),
+        Calls::ProviderCheck(call) => provider(&call.name),
+        Calls::ProviderRemove(call) => provider(&call.name),
+        Calls::ProviderSetDefault(call) => provider(&call.name),
+        Calls::ProviderUnlock(call) => provider(&call.name),
+        Calls::ProviderLock(call) => provider(&call.name),
+        Calls::Create(call) => volume(call.name.as_str()),
+        Calls::Open(call) => volume(&call.volume),
+        Calls::OpenTarget(call) => volume(call.name.as_str()),
+        Calls::Close(call) => volume(&call.volume),
+        Calls::Status(call) => volume(&call.volume),
+        Calls::RecoveryAdd(call) => volume(&call.volume),
+        Calls::RecoveryRemove(call) => volume(&call.volume),
     }
 }

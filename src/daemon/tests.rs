@@ -1,6 +1,7 @@
 //! A daemon on a real socket, as far as it goes without ublk.
 
 mod key_servers;
+mod roles;
 
 use std::fs;
 use std::os::unix::net::UnixListener;
@@ -98,7 +99,7 @@ impl Host {
     }
 }
 
-fn start_daemon(directory: &std::path::Path) -> Client {
+fn options(directory: &std::path::Path) -> Options {
     let options = Options {
         socket: None,
         config_dir: directory.join("etc"),
@@ -106,10 +107,14 @@ fn start_daemon(directory: &std::path::Path) -> Client {
         run_dir: directory.join("run"),
         dev_dir: directory.join("dev"),
     };
-    let options = options.prepared().unwrap();
+    options.prepared().unwrap()
+}
+
+fn start_daemon(directory: &std::path::Path) -> Client {
+    let options = options(directory);
     let socket = options.socket();
     let _ = fs::remove_file(&socket); // a daemon of this process cannot be stopped, but forgotten
-    let listener: UnixListener = control::bind(&socket).unwrap();
+    let listener: UnixListener = control::bind(&socket, SOCKET_MODE).unwrap();
     let daemon = Arc::new(Daemon::new(options, KdfCost::new(8, 1, 1).unwrap()).unwrap());
     daemon.take_over();
     std::thread::spawn(move || control::serve(&daemon, &listener));

@@ -66,7 +66,7 @@ fn serve(call: Serve, mut secrets: Secrets, answer: Pending) -> Result<(), Failu
     let Serve { job, recover, dek } = call;
     let dek = dek.map(|index| secrets.take(index)).transpose()?;
     let prepared = target::prepare(&job, dek)?;
-    let listener = control::bind(&job.socket)
+    let listener = control::bind(&job.socket, 0o600)
         .map_err(|error| system(&format!("listen at {}", job.socket.display()), &error))?;
     confine::for_service().map_err(|error| system("confine the worker", &error))?;
     let start = recover.map_or(Start::Add(job.owner()), Start::Recover);
@@ -130,7 +130,7 @@ impl Worker {
 impl Service for Worker {
     type Calls = WorkerCalls;
 
-    fn answer(self: &Arc<Self>, _: Peer, call: WorkerCalls, _: Secrets) -> Result<Value, Failure> {
+    fn answer(self: &Arc<Self>, _: &Peer, call: WorkerCalls, _: Secrets) -> Result<Value, Failure> {
         match call {
             WorkerCalls::GetReport(_) => Ok(json!(self.report())),
             WorkerCalls::Serve(_) => Err(Failure::new(FailureKind::Busy, "this worker has its job already")),

@@ -21,7 +21,7 @@ impl Daemon {
     pub fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("daemon.sock");
-        let listener = control::bind(&socket).unwrap();
+        let listener = control::bind(&socket, 0o666).unwrap();
         let script = Arc::new(Script::default());
         let served = Arc::clone(&script);
         std::thread::spawn(move || control::serve(&served, &listener));
@@ -66,14 +66,15 @@ impl Service for Script {
 
     fn answer(
         self: &Arc<Self>,
-        _peer: Peer,
+        _peer: &Peer,
         call: DaemonCalls,
         mut secrets: Secrets,
     ) -> Result<Value, Failure> {
         match call {
             DaemonCalls::Ping(_) => Ok(json!({})),
             DaemonCalls::GetVersion(_) => {
-                Ok(json!(Version { version: "0.1.0".into(), pid: 4711, ublk: true }))
+                let problems = vec!["/etc/blkseal/roles.toml cannot be used: line 3".into()];
+                Ok(json!(Version { version: "0.1.0".into(), pid: 4711, ublk: true, problems }))
             }
             DaemonCalls::ProviderAdd(call) => {
                 self.keep(&mut secrets, call.secret)?;

@@ -88,6 +88,7 @@ fn without_permission_the_daemon_is_not_called_missing() {
     let home = daemon.socket.parent().unwrap();
     let place = tempfile::tempdir().unwrap();
     let mut command = if nix::unistd::geteuid().is_root() {
+        std::fs::set_permissions(home, Permissions::from_mode(0o700)).unwrap();
         // Root may connect to any socket: ask as nobody. `install` copies, for a file that this process has had open
         // for writing may still be so in a child of another test, and does not run then (ETXTBSY).
         let (program, place) = (place.path().join("blkseal"), place.path());

@@ -13,3 +13,4 @@ mod filesystems;
 mod fio_verify;
 mod lifecycle;
 mod memory;
+mod roles;

@@ -22,15 +22,18 @@ impl Service for Example {
 
     fn answer(
         self: &Arc<Self>,
-        peer: Peer,
+        peer: &Peer,
         call: DaemonCalls,
         mut secrets: Secrets,
     ) -> Result<Value, Failure> {
         match call {
             DaemonCalls::Ping(_) => Ok(json!({})),
-            DaemonCalls::GetVersion(_) => {
-                Ok(json!(Version { version: "1".into(), pid: peer.pid.unsigned_abs(), ublk: false }))
-            }
+            DaemonCalls::GetVersion(_) => Ok(json!(Version {
+                version: "1".into(),
+                pid: peer.pid.unsigned_abs(),
+                ublk: false,
+                problems: vec![]
+            })),
             DaemonCalls::ProviderUnlock(call) => {
                 let secret = secrets.take(call.secret)?;
                 assert!(secrets.take(call.secret).is_err(), "a secret is there to be taken once");
@@ -81,7 +84,10 @@ fn a_typed_call_gets_its_typed_reply() {
     let mut client = Client::over(stream);
     client.call(&Ping {}, &[]).unwrap();
     let version = client.call(&GetVersion {}, &[]).unwrap();
-    assert_eq!(version, Version { version: "1".into(), pid: std::process::id(), ublk: false });
+    assert_eq!(
+        version,
+        Version { version: "1".into(), pid: std::process::id(), ublk: false, problems: vec![] }
+    );
     drop(client);
     server.join().unwrap();
 }
