@@ -7,7 +7,7 @@ use ublk_targets::secret::SecretError;
 
 use super::kmip::{ConfigError, ServerAddress, ServerError};
 use super::wrap::WrapError;
-use super::{KekId, ProviderName};
+use super::{KekChange, KekId, KekState, ProviderName};
 
 /// Why a provider could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -73,13 +73,37 @@ pub enum ProviderError {
         /// The server that says so.
         server: ServerAddress,
     },
-    /// The KEK is not in use yet.
-    #[error("KEK {id} of key provider {provider} was never activated")]
-    KekInactive {
+    /// The KEK neither wraps nor unwraps in its state: it was never activated, or it is destroyed.
+    #[error("KEK {id} of key provider {provider} is {state}")]
+    KekUnusable {
         /// The provider that was asked.
         provider: ProviderName,
         /// The KEK.
         id: KekId,
+        /// Its state.
+        state: KekState,
+    },
+    /// The KEK must not wrap.
+    #[error("KEK {id} of key provider {provider} is {state}: only an active one wraps keys")]
+    KekNotActive {
+        /// The provider that was asked.
+        provider: ProviderName,
+        /// The KEK.
+        id: KekId,
+        /// Its state.
+        state: KekState,
+    },
+    /// No way leads from the KEK's state to the one that was asked for.
+    #[error("KEK {id} of key provider {provider} is {state} and cannot be {change}")]
+    KekChange {
+        /// The provider that was asked.
+        provider: ProviderName,
+        /// The KEK.
+        id: KekId,
+        /// Its state.
+        state: KekState,
+        /// What should have been done.
+        change: KekChange,
     },
     /// The passphrase or key file is not the one that seals the file.
     #[error("wrong passphrase or key file for {}", .0.display())]
@@ -147,7 +171,17 @@ impl ProviderError {
                 "if it is destroyed, only a recovery passphrase opens its volumes; if another client made it, have it \
                  made accessible to this host's certificate"
             }
-            Self::KekInactive { .. } => "activate it at the key server",
+            Self::KekUnusable { state, .. } if state.is_destroyed() => {
+                "only a recovery passphrase opens its volumes now"
+            }
+            Self::KekUnusable { .. } => "activate it with `blkseal kek activate`",
+            Self::KekNotActive { .. } => {
+                "`blkseal kek list` shows the active ones, `blkseal kek create` makes one"
+            }
+            Self::KekChange { state: KekState::Active, change: KekChange::Destroy, .. } => {
+                "take it out of use first, with `blkseal kek revoke`"
+            }
+            Self::KekChange { change: KekChange::Activate, .. } => "make a new one with `blkseal kek create`",
             Self::Locked(_) => "unlock it with `blkseal provider unlock`",
             Self::Full { .. } => "add another native provider",
             Self::Damaged { .. } => "restore the file from a backup",

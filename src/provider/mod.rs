@@ -5,6 +5,7 @@
 //! | [`KeyProvider`] | what every kind of provider can do |
 //! | [`kmip`] | KEKs of a cluster of key servers |
 //! | [`native`] | KEKs in a file of this host, sealed by a passphrase or key file |
+//! | [`KekState`] | where a KEK is in its life, and the ways from there |
 //! | [`Registry`] | the providers by name, and which is the default; kept in `providers.toml` |
 //! | [`wrap`] | a DEK under a KEK: AES-KWP (NIST SP 800-38F, RFC 5649) |
 //!
@@ -16,6 +17,7 @@ pub mod kmip;
 mod names;
 pub mod native;
 mod registry;
+mod states;
 pub mod wrap;
 
 #[cfg(test)]
@@ -24,6 +26,7 @@ pub(crate) mod tests;
 pub use error::ProviderError;
 pub use names::{KekId, NameError, ProviderName};
 pub use registry::{ProviderConfig, ProviderSummary, Registry};
+pub use states::{KekChange, KekState, Revocation};
 
 use std::time::SystemTime;
 
@@ -44,7 +47,23 @@ pub trait KeyProvider: Send + Sync {
     /// Makes a new KEK, active from the start and durably kept when this returns.
     fn create_kek(&self) -> Result<KekId, ProviderError>;
 
-    /// The KEK `id`, in secret pages of its own. Who caches it decides how long it lives.
+    /// The same, but not active: it wraps nothing until it is activated.
+    fn create_inactive_kek(&self) -> Result<KekId, ProviderError>;
+
+    /// Changes the state of the KEK `id`, durably when this returns, and gives the new one. Nothing happens to a KEK that
+    /// is in the state already.
+    fn change_kek(&self, id: &KekId, change: KekChange) -> Result<KekState, ProviderError>;
+
+    /// What may be told of the KEK `id`, as it is now.
+    fn kek(&self, id: &KekId) -> Result<KekInfo, ProviderError>;
+
+    /// The state of the KEK `id`, as far as that is known without waiting for anybody.
+    fn known_state(&self, id: &KekId) -> Option<KekState> {
+        Some(self.kek(id).ok()?.state)
+    }
+
+    /// The KEK `id`, in secret pages of its own, unless its state keeps it from unwrapping. Who caches it decides how long
+    /// it lives.
     fn fetch_kek(&self, id: &KekId) -> Result<Kek, ProviderError>;
 
     /// Whether the KEK `id` is in memory, so that [`KeyProvider::fetch_kek`] gives it whatever the provider's
@@ -101,18 +120,6 @@ pub enum Availability {
     Locked,
     /// It cannot be reached, or its file cannot be read.
     Unavailable,
-}
-
-/// The state of a KEK, as KMIP 1.4, 3.22 names states.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum KekState {
-    /// Wraps and unwraps.
-    Active,
-    /// Still unwraps what it wrapped, and must not wrap again.
-    Deactivated,
-    /// As deactivated, and known or feared to be in other hands.
-    Compromised,
 }
 
 /// What may be told of a KEK.

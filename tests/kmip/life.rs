@@ -1,7 +1,7 @@
 //! The life of a key, from its making to its end.
 
-use blkseal::provider::kmip::{KmipEvent, Revocation};
-use blkseal::provider::{Availability, KekState, KeyProvider, ProviderError};
+use blkseal::provider::kmip::KmipEvent;
+use blkseal::provider::{Availability, KekChange, KekState, KeyProvider, ProviderError, Revocation};
 use ublk_targets::secret::Secret;
 
 use crate::support::{Client, Pki, PyKmip, config};
@@ -28,8 +28,9 @@ fn a_key_is_made_fetched_deactivated_and_destroyed() {
     assert!(kek.expose().iter().any(|&byte| byte != 0));
     client.events();
 
-    provider.revoke_kek(&first, Revocation::Superseded).unwrap();
-    provider.revoke_kek(&second, Revocation::Compromise).unwrap();
+    let changed = provider.change_kek(&first, KekChange::Revoke(Revocation::Superseded)).unwrap();
+    assert_eq!(changed, KekState::Deactivated);
+    provider.change_kek(&second, KekChange::Revoke(Revocation::Compromise)).unwrap();
     let states: Vec<_> = provider.list_keks().unwrap().into_iter().map(|kek| kek.state).collect();
     assert_eq!(states, [KekState::Deactivated, KekState::Compromised]);
     provider.lock();
@@ -43,9 +44,11 @@ fn a_key_is_made_fetched_deactivated_and_destroyed() {
             _ => None,
         })
         .collect();
-    assert_eq!(warnings, [(first.clone(), "deactivated"), (second, "compromised")]);
+    assert_eq!(warnings, [(first.clone(), KekState::Deactivated), (second.clone(), KekState::Compromised)]);
 
-    provider.destroy_kek(&first).unwrap();
+    assert_eq!(provider.known_state(&second), Some(KekState::Compromised), "and that is known from now on");
+
+    provider.change_kek(&first, KekChange::Destroy).unwrap();
     let gone = provider.fetch_kek(&first).err().unwrap();
     assert!(matches!(&gone, ProviderError::KekGone { id, .. } if *id == first), "{gone}");
     let text = gone.to_string();
@@ -83,13 +86,38 @@ fn keys_survive_a_restart_of_the_server() {
 }
 
 #[test]
-fn an_active_key_is_not_destroyed() {
+fn a_key_waits_until_it_is_activated() {
+    let pki = Pki::new();
+    let server = PyKmip::start(&pki, "keys");
+    let client = Client::new(config(&pki, &[server.port]));
+    let provider = &client.provider;
+    let active = provider.create_kek().unwrap();
+    let waiting = provider.create_inactive_kek().unwrap();
+    assert_eq!(provider.wrapping_kek(), Some(active));
+    assert_eq!(provider.kek(&waiting).unwrap().state, KekState::PreActive);
+    let unusable = provider.fetch_kek(&waiting).err().unwrap();
+    assert!(matches!(&unusable, ProviderError::KekUnusable { state: KekState::PreActive, .. }), "{unusable}");
+    for _ in 0..2 {
+        // The second time there is nothing left to do.
+        assert_eq!(provider.change_kek(&waiting, KekChange::Activate).unwrap(), KekState::Active);
+    }
+    provider.list_keks().unwrap();
+    assert_eq!(provider.wrapping_kek(), Some(waiting.clone()));
+    provider.fetch_kek(&waiting).unwrap();
+}
+
+#[test]
+fn an_active_key_is_not_destroyed_and_a_revoked_one_not_activated() {
     let pki = Pki::new();
     let server = PyKmip::start(&pki, "keys");
     let client = Client::new(config(&pki, &[server.port]));
     let id = client.provider.create_kek().unwrap();
-    let refused = client.provider.destroy_kek(&id).err().unwrap();
-    assert!(matches!(refused, ProviderError::Refused { .. }), "{refused}");
+    let refused = |change: KekChange| client.provider.change_kek(&id, change).err().unwrap();
+    let destroyed = refused(KekChange::Destroy);
+    assert!(matches!(destroyed, ProviderError::KekChange { .. }), "{destroyed}");
+    client.provider.change_kek(&id, KekChange::Revoke(Revocation::Superseded)).unwrap();
+    let activated = refused(KekChange::Activate);
+    assert!(matches!(activated, ProviderError::KekChange { .. }), "{activated}");
     client.provider.fetch_kek(&id).unwrap();
 }
 

@@ -9,7 +9,7 @@ use super::health::Health;
 use super::messages::Reason;
 use super::session::{Dialer, Session};
 use super::{Fault, KmipConfig, ServerAddress, ServerError};
-use crate::provider::{KekId, ProviderName};
+use crate::provider::{KekId, KekState, ProviderName};
 
 /// How often all servers are tried in one call.
 const ROUNDS: u32 = 2;
@@ -43,8 +43,8 @@ pub enum KmipEvent {
         id: KekId,
         /// The server that says so.
         server: ServerAddress,
-        /// `deactivated` or `compromised`.
-        state: &'static str,
+        /// Its state.
+        state: KekState,
     },
     /// KEKs were wiped from memory.
     KeysDropped(usize),

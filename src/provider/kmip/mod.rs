@@ -40,8 +40,8 @@ pub use cluster::{KmipEvent, Observer, log_observer};
 pub use config::{DEFAULT_GROUP, KmipConfig, Limits, MAX_SERVERS, Trust};
 pub use error::{ConfigError, Fault, ServerError};
 pub use meet::meet;
-pub use messages::Revocation;
 
+use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -51,23 +51,33 @@ use uuid::Uuid;
 use self::cache::KekCache;
 use self::cluster::{Cluster, ClusterError};
 use self::error::one_line;
-use self::messages::{Attributes, Reason, State};
+use self::messages::{Attributes, Reason};
 use self::session::Session;
-use super::{Availability, KekId, KekInfo, KekState, KeyProvider, ProviderError, ProviderKind, ProviderName};
+use super::{
+    Availability, KekChange, KekId, KekInfo, KekState, KeyProvider, ProviderError, ProviderKind, ProviderName,
+};
 
 /// A KMIP provider. Making one touches neither files nor the network.
 pub struct KmipProvider {
     name: ProviderName,
     cluster: Cluster,
     cache: KekCache,
-    newest: Mutex<Option<KekId>>,
+    known: Mutex<Known>,
+}
+
+/// What servers said of KEKs when they were last asked.
+#[derive(Default)]
+struct Known {
+    states: BTreeMap<KekId, KekState>,
+    /// The newest active one of this host.
+    newest: Option<KekId>,
 }
 
 impl KmipProvider {
     /// The provider with these settings. `observer` is told of what happens with its servers and keys.
     pub fn new(name: ProviderName, config: KmipConfig, observer: Observer) -> Self {
         let cache = KekCache::new(config.max_age.map(Duration::from_secs));
-        Self { cluster: Cluster::new(name.clone(), config, observer), cache, newest: Mutex::default(), name }
+        Self { cluster: Cluster::new(name.clone(), config, observer), cache, known: Mutex::default(), name }
     }
 
     /// Its settings.
@@ -75,22 +85,32 @@ impl KmipProvider {
         self.cluster.config()
     }
 
-    /// Takes a KEK out of use: it wraps no more, and still unwraps.
-    pub fn revoke_kek(&self, id: &KekId, why: Revocation) -> Result<(), ProviderError> {
-        self.call(Some(id), |session| session.revoke(id, why)).map(|_| ())
+    fn known(&self) -> MutexGuard<'_, Known> {
+        // A panic elsewhere cannot have left it half changed.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends a KEK, at the servers and here. What it wrapped is lost, wherever there is no other way to it.
-    pub fn destroy_kek(&self, id: &KekId) -> Result<(), ProviderError> {
-        self.call(Some(id), |session| session.destroy(id))?;
-        self.cache.remove(id);
-        Ok(())
+    fn note(&self, id: &KekId, state: KekState) {
+        self.known().states.insert(id.clone(), state);
     }
 
-    /// The newest active KEK, as it was when servers were last asked for all.
-    fn newest(&self) -> MutexGuard<'_, Option<KekId>> {
-        // A panic elsewhere cannot have left the option half set.
-        self.newest.lock().unwrap_or_else(PoisonError::into_inner)
+    fn create(&self, activate: bool) -> Result<KekId, ProviderError> {
+        let make = |session: &mut Session<'_>| {
+            let id = session.create(&format!("blkseal-{}", Uuid::new_v4()))?;
+            if activate {
+                session.activate(&id).inspect_err(|_| {
+                    // Nobody knows of it yet. Where this fails too, a key that was never active stays behind.
+                    let _ = session.destroy(&id);
+                })?;
+            }
+            Ok(id)
+        };
+        let (id, _) = self.call(None, make)?;
+        self.note(&id, if activate { KekState::Active } else { KekState::PreActive });
+        if activate {
+            self.known().newest = Some(id.clone());
+        }
+        Ok(id)
     }
 
     fn tell_dropped(&self, count: usize) {
@@ -127,17 +147,21 @@ impl KmipProvider {
     }
 
     /// That a KEK in this state may unwrap, said where it should be replaced.
-    fn check_unwraps(&self, id: &KekId, state: State, server: &ServerAddress) -> Result<(), ProviderError> {
-        let out_of_use = |state| KmipEvent::KeyOutOfUse { id: id.clone(), server: server.clone(), state };
+    fn check_unwraps(
+        &self,
+        id: &KekId,
+        state: KekState,
+        server: &ServerAddress,
+    ) -> Result<(), ProviderError> {
         let provider = self.name.clone();
-        match state {
-            State::Active => {}
-            State::Deactivated => self.cluster.tell(&out_of_use("deactivated")),
-            State::Compromised => self.cluster.tell(&out_of_use("compromised")),
-            State::PreActive => return Err(ProviderError::KekInactive { provider, id: id.clone() }),
-            State::Destroyed | State::DestroyedCompromised => {
-                return Err(ProviderError::KekGone { provider, id: id.clone(), server: server.clone() });
-            }
+        if state.is_destroyed() {
+            return Err(ProviderError::KekGone { provider, id: id.clone(), server: server.clone() });
+        }
+        if !state.unwraps() {
+            return Err(ProviderError::KekUnusable { provider, id: id.clone(), state });
+        }
+        if state.is_out_of_use() {
+            self.cluster.tell(&KmipEvent::KeyOutOfUse { id: id.clone(), server: server.clone(), state });
         }
         Ok(())
     }
@@ -158,17 +182,52 @@ impl KeyProvider for KmipProvider {
     }
 
     fn create_kek(&self) -> Result<KekId, ProviderError> {
-        let make = |session: &mut Session<'_>| {
-            let id = session.create(&format!("blkseal-{}", Uuid::new_v4()))?;
-            session.activate(&id).inspect_err(|_| {
-                // Nobody knows of it yet. Where this fails too, a key that was never active stays behind.
-                let _ = session.destroy(&id);
-            })?;
-            Ok(id)
+        self.create(true)
+    }
+
+    fn create_inactive_kek(&self) -> Result<KekId, ProviderError> {
+        self.create(false)
+    }
+
+    fn change_kek(&self, id: &KekId, change: KekChange) -> Result<KekState, ProviderError> {
+        // Asked first, for not every server refuses what the standard forbids, and a call that failed after it was
+        // carried out is made again.
+        let work = |session: &mut Session<'_>| {
+            let state = session.attributes(id)?.state;
+            let next = state.after(change);
+            if next.is_some_and(|next| next != state) {
+                match change {
+                    KekChange::Activate => session.activate(id)?,
+                    KekChange::Revoke(why) => session.revoke(id, why)?,
+                    KekChange::Destroy => session.destroy(id)?,
+                }
+            }
+            Ok((state, next))
         };
-        let (id, _) = self.call(None, make)?;
-        *self.newest() = Some(id.clone());
-        Ok(id)
+        let ((state, next), _) = self.call(Some(id), work)?;
+        let Some(next) = next else {
+            return Err(ProviderError::KekChange {
+                provider: self.name.clone(),
+                id: id.clone(),
+                state,
+                change,
+            });
+        };
+        self.note(id, next);
+        if next.is_destroyed() {
+            self.cache.remove(id);
+        }
+        Ok(next)
+    }
+
+    fn kek(&self, id: &KekId) -> Result<KekInfo, ProviderError> {
+        let (found, _) = self.call(Some(id), |session| session.attributes(id))?;
+        self.note(id, found.state);
+        Ok(info(id.clone(), &found))
+    }
+
+    fn known_state(&self, id: &KekId) -> Option<KekState> {
+        self.known().states.get(id).copied()
     }
 
     fn fetch_kek(&self, id: &KekId) -> Result<Kek, ProviderError> {
@@ -178,10 +237,10 @@ impl KeyProvider for KmipProvider {
         }
         let fetch = |session: &mut Session<'_>| {
             let state = session.attributes(id)?.state;
-            let gives = !matches!(state, State::PreActive | State::Destroyed | State::DestroyedCompromised);
-            Ok((state, if gives { Some(session.key(id)?) } else { None }))
+            Ok((state, if state.unwraps() { Some(session.key(id)?) } else { None }))
         };
         let ((state, kek), server) = self.call(Some(id), fetch)?;
+        self.note(id, state);
         self.check_unwraps(id, state, &server)?;
         let gone =
             || ProviderError::KekGone { provider: self.name.clone(), id: id.clone(), server: server.clone() };
@@ -200,7 +259,7 @@ impl KeyProvider for KmipProvider {
     }
 
     fn wrapping_kek(&self) -> Option<KekId> {
-        self.newest().clone()
+        self.known().newest.clone()
     }
 
     fn list_keks(&self) -> Result<Vec<KekInfo>, ProviderError> {
@@ -211,14 +270,17 @@ impl KeyProvider for KmipProvider {
                 .collect::<Result<Vec<_>, _>>()
         };
         let (found, _) = self.call(None, list)?;
-        let mut keks: Vec<KekInfo> = found.into_iter().filter_map(|(id, found)| info(id, &found)).collect();
+        let mut keks: Vec<KekInfo> = found.into_iter().map(|(id, found)| info(id, &found)).collect();
         // Ids that count upwards tell the order of those that were made in the same second.
         keks.sort_by(|a, b| {
             let key = |kek: &KekInfo| (kek.created, kek.id.as_str().len());
             key(a).cmp(&key(b)).then_with(|| a.id.cmp(&b.id))
         });
         let newest = keks.iter().rev().find(|kek| kek.state == KekState::Active);
-        *self.newest() = newest.map(|kek| kek.id.clone());
+        let mut known = self.known();
+        known.newest = newest.map(|kek| kek.id.clone());
+        known.states.extend(keks.iter().map(|kek| (kek.id.clone(), kek.state)));
+        drop(known);
         Ok(keks)
     }
 
@@ -231,15 +293,8 @@ impl KeyProvider for KmipProvider {
     }
 }
 
-/// What may be told of a KEK; nothing of one that is not in use yet or any more.
-fn info(id: KekId, found: &Attributes) -> Option<KekInfo> {
-    let state = match found.state {
-        State::Active => KekState::Active,
-        State::Deactivated => KekState::Deactivated,
-        State::Compromised => KekState::Compromised,
-        State::PreActive | State::Destroyed | State::DestroyedCompromised => return None,
-    };
+fn info(id: KekId, found: &Attributes) -> KekInfo {
     let since = Duration::from_secs(found.created.unwrap_or_default().try_into().unwrap_or_default());
     let created = SystemTime::UNIX_EPOCH.checked_add(since).unwrap_or(SystemTime::UNIX_EPOCH);
-    Some(KekInfo { id, state, created })
+    KekInfo { id, state: found.state, created }
 }

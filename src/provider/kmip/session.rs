@@ -8,10 +8,10 @@ use rustls::ClientConfig;
 use ublk_targets::secret::{Kek, scrub_stack};
 
 use super::connection::Connection;
-use super::messages::{self, Attributes, Credential, Operation, Query, Reason, Revocation, Version};
+use super::messages::{self, Attributes, Credential, Operation, Query, Reason, Version};
 use super::ttlv::{Encoder, Structure};
 use super::{CertificateInfo, ConfigError, Fault, KmipConfig, ServerAddress, tls};
-use crate::provider::KekId;
+use crate::provider::{KekId, Revocation};
 
 /// More than the deepest frame below a read from TLS uses.
 const STACK_USED: usize = 64 * 1024;

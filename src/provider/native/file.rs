@@ -10,7 +10,9 @@ use super::kdf::{KdfCost, SALT_LEN};
 use crate::provider::KekState;
 
 const MAGIC: &[u8; 16] = b"blkseal native\r\n";
-const VERSION: u32 = 1;
+/// Version 1 knew the states from active to compromised only; it is read, and written no more.
+const VERSION: u32 = 2;
+const FIRST_VERSION: u32 = 1;
 const HEAD_LEN: usize = 144;
 const TAIL_LEN: usize = WRAPPED_DIGEST_LEN + DIGEST_LEN;
 const RECORD_LEN: usize = 72;
@@ -37,9 +39,12 @@ pub struct Record {
     pub created: u64,
     /// What it may be used for.
     pub state: KekState,
-    /// The KEK under the wrapping half of the root.
+    /// The KEK under the wrapping half of the root; zeroes once it is destroyed.
     pub wrapped: [u8; WRAPPED_KEK_LEN],
 }
+
+/// What is in the place of a KEK that is destroyed.
+pub const DESTROYED: [u8; WRAPPED_KEK_LEN] = [0; WRAPPED_KEK_LEN];
 
 /// A file's content.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,7 +81,7 @@ impl KeyFile {
         for record in &self.records {
             body.extend_from_slice(record.id.as_bytes());
             body.extend_from_slice(&record.created.to_le_bytes());
-            body.extend_from_slice(&state_number(record.state).to_le_bytes());
+            body.extend_from_slice(&u64::from(record.state.code()).to_le_bytes());
             body.extend_from_slice(&record.wrapped);
         }
         body
@@ -102,9 +107,9 @@ impl KeyFile {
     fn parse_body(mut rest: &[u8]) -> Result<Self, String> {
         let rest = &mut rest;
         let version = u32::from_le_bytes(take(rest)?);
-        if version != VERSION {
+        if !(FIRST_VERSION..=VERSION).contains(&version) {
             return Err(format!(
-                "format version {version} is unknown to this blkseal, which knows {VERSION}"
+                "format version {version} is unknown to this blkseal, which knows {FIRST_VERSION} to {VERSION}"
             ));
         }
         let [memory_kib, passes, lanes] = [take(rest)?, take(rest)?, take(rest)?].map(u32::from_le_bytes);
@@ -115,7 +120,7 @@ impl KeyFile {
         if count > MAX_RECORDS || rest.len() != count * RECORD_LEN {
             return Err(format!("{count} keys do not fit its length"));
         }
-        let records = (0..count).map(|_| parse_record(rest)).collect::<Result<_, _>>()?;
+        let records = (0..count).map(|_| parse_record(rest, version)).collect::<Result<_, _>>()?;
         Ok(Self { cost, salt, wrapped_root, records })
     }
 }
@@ -127,35 +132,30 @@ pub fn sealed(mut body: Vec<u8>, seal: &Seal) -> Vec<u8> {
     body
 }
 
-fn parse_record(rest: &mut &[u8]) -> Result<Record, String> {
-    Ok(Record {
+fn parse_record(rest: &mut &[u8], version: u32) -> Result<Record, String> {
+    let record = Record {
         id: Uuid::from_bytes(take(rest)?),
         created: u64::from_le_bytes(take(rest)?),
-        state: state_of(u64::from_le_bytes(take(rest)?))?,
+        state: state_of(u64::from_le_bytes(take(rest)?), version)?,
         wrapped: take(rest)?,
-    })
+    };
+    if record.state.is_destroyed() != (record.wrapped == DESTROYED) {
+        return Err(format!("key {} is {}, which its bytes belie", record.id, record.state));
+    }
+    Ok(record)
+}
+
+fn state_of(number: u64, version: u32) -> Result<KekState, String> {
+    let state = u32::try_from(number).ok().and_then(KekState::from_code);
+    let known = state.filter(|&state| {
+        version > FIRST_VERSION
+            || matches!(state, KekState::Active | KekState::Deactivated | KekState::Compromised)
+    });
+    known.ok_or_else(|| format!("key state {number} is unknown"))
 }
 
 fn take<const N: usize>(rest: &mut &[u8]) -> Result<[u8; N], String> {
     let (head, tail) = rest.split_first_chunk::<N>().ok_or("it ends too early")?;
     *rest = tail;
     Ok(*head)
-}
-
-/// States have the numbers that KMIP gives them (KMIP 1.4, 9.1.3.2.18).
-fn state_number(state: KekState) -> u64 {
-    match state {
-        KekState::Active => 2,
-        KekState::Deactivated => 3,
-        KekState::Compromised => 4,
-    }
-}
-
-fn state_of(number: u64) -> Result<KekState, String> {
-    match number {
-        2 => Ok(KekState::Active),
-        3 => Ok(KekState::Deactivated),
-        4 => Ok(KekState::Compromised),
-        _ => Err(format!("key state {number} is unknown")),
-    }
 }

@@ -21,7 +21,9 @@ use uuid::Uuid;
 use self::file::{DIGEST_LEN, KeyFile, Record, Seal};
 use self::kdf::SALT_LEN;
 use super::wrap::{WrapError, unwrap_bytes, wrap_bytes};
-use super::{Availability, KekId, KekInfo, KekState, KeyProvider, ProviderError, ProviderKind, ProviderName};
+use super::{
+    Availability, KekChange, KekId, KekInfo, KekState, KeyProvider, ProviderError, ProviderKind, ProviderName,
+};
 use crate::atomic_file;
 
 /// A native provider. Its file is read again at each call, so that a restored file is seen at once; changes of it are
@@ -103,6 +105,31 @@ impl NativeProvider {
         root.check(&self.path, &seal)?;
         work(root, file)
     }
+
+    fn add_kek(&self, state: KekState) -> Result<KekId, ProviderError> {
+        self.unlocked(|root, mut file| {
+            if file.records.len() == file::MAX_RECORDS {
+                return Err(ProviderError::Full { path: self.path.clone(), limit: file::MAX_RECORDS });
+            }
+            let record = root.new_record(state)?;
+            let id = kek_id(&self.path, record.id)?;
+            file.records.push(record);
+            root.save(&self.path, &file)?;
+            Ok(id)
+        })
+    }
+
+    /// Where the record of the KEK `id` is in `file`.
+    fn find(&self, file: &KeyFile, id: &KekId) -> Result<usize, ProviderError> {
+        let found = file.records.iter().position(|record| record.id.to_string() == id.as_str());
+        found.ok_or_else(|| ProviderError::UnknownKek { provider: self.name.clone(), id: id.clone() })
+    }
+
+    fn info(&self, record: &Record) -> Result<KekInfo, ProviderError> {
+        let created = UNIX_EPOCH.checked_add(Duration::from_secs(record.created));
+        let created = created.ok_or_else(|| ProviderError::damaged(&self.path, "a date is out of range"))?;
+        Ok(KekInfo { id: kek_id(&self.path, record.id)?, state: record.state, created })
+    }
 }
 
 impl KeyProvider for NativeProvider {
@@ -123,23 +150,52 @@ impl KeyProvider for NativeProvider {
     }
 
     fn create_kek(&self) -> Result<KekId, ProviderError> {
+        self.add_kek(KekState::Active)
+    }
+
+    fn create_inactive_kek(&self) -> Result<KekId, ProviderError> {
+        self.add_kek(KekState::PreActive)
+    }
+
+    fn change_kek(&self, id: &KekId, change: KekChange) -> Result<KekState, ProviderError> {
         self.unlocked(|root, mut file| {
-            if file.records.len() == file::MAX_RECORDS {
-                return Err(ProviderError::Full { path: self.path.clone(), limit: file::MAX_RECORDS });
+            let at = self.find(&file, id)?;
+            let record = &mut file.records[at];
+            let state = record.state;
+            let Some(next) = state.after(change) else {
+                return Err(ProviderError::KekChange {
+                    provider: self.name.clone(),
+                    id: id.clone(),
+                    state,
+                    change,
+                });
+            };
+            if next != state {
+                record.state = next;
+                if next.is_destroyed() {
+                    record.wrapped = file::DESTROYED;
+                }
+                root.save(&self.path, &file)?;
             }
-            let record = root.new_record()?;
-            let id = kek_id(&self.path, record.id)?;
-            file.records.push(record);
-            root.save(&self.path, &file)?;
-            Ok(id)
+            Ok(next)
         })
+    }
+
+    fn kek(&self, id: &KekId) -> Result<KekInfo, ProviderError> {
+        let (file, _) = self.read()?;
+        self.info(&file.records[self.find(&file, id)?])
     }
 
     fn fetch_kek(&self, id: &KekId) -> Result<Kek, ProviderError> {
         self.unlocked(|root, file| {
-            let record = file.records.iter().find(|record| record.id.to_string() == id.as_str());
-            let record = record
-                .ok_or_else(|| ProviderError::UnknownKek { provider: self.name.clone(), id: id.clone() })?;
+            let record = &file.records[self.find(&file, id)?];
+            if !record.state.unwraps() {
+                return Err(ProviderError::KekUnusable {
+                    provider: self.name.clone(),
+                    id: id.clone(),
+                    state: record.state,
+                });
+            }
             let kek = unwrap_bytes(root.wrap_key(), &record.wrapped, KEK_LEN)
                 .map_err(|e| unwrap_failed(&self.path, e))?;
             Ok(Kek::from_secret(kek)?)
@@ -148,13 +204,7 @@ impl KeyProvider for NativeProvider {
 
     fn list_keks(&self) -> Result<Vec<KekInfo>, ProviderError> {
         let (file, _) = self.read()?;
-        let info = |record: &Record| {
-            let created = UNIX_EPOCH.checked_add(Duration::from_secs(record.created));
-            let created =
-                created.ok_or_else(|| ProviderError::damaged(&self.path, "a date is out of range"))?;
-            Ok(KekInfo { id: kek_id(&self.path, record.id)?, state: record.state, created })
-        };
-        file.records.iter().map(info).collect()
+        file.records.iter().map(|record| self.info(record)).collect()
     }
 
     fn unlock(&self, secret: &Secret) -> Result<(), ProviderError> {
@@ -210,11 +260,11 @@ impl Root {
         }
     }
 
-    fn new_record(&self) -> Result<Record, ProviderError> {
+    fn new_record(&self, state: KekState) -> Result<Record, ProviderError> {
         let kek = Kek::generate()?;
         let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let wrapped = wrap_bytes(self.wrap_key(), kek.expose())?;
-        Ok(Record { id: Uuid::new_v4(), created, state: KekState::Active, wrapped })
+        Ok(Record { id: Uuid::new_v4(), created, state, wrapped })
     }
 
     /// That `seal` was made with this root.

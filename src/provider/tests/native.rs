@@ -169,7 +169,8 @@ fn other_versions_and_costs_are_refused() {
     let provider = create(&directory);
     let good = fs::read(provider.path()).unwrap();
     for (at, value, expected) in [
-        (16, 2_u32, "version 2"),
+        (16, 3_u32, "version 3"),
+        (16, 0, "version 0"),
         (20, u32::MAX, "parameters"),
         (24, 0, "parameters"),
         (28, 65, "parameters"),
@@ -181,6 +182,103 @@ fn other_versions_and_costs_are_refused() {
         fs::write(provider.path(), &bad).unwrap();
         let error = reopened(&provider).unlock(&secret(b"passphrase")).unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");
+    }
+}
+
+/// Made by blkseal 0.1.0 before version 2 of the format: an active, a deactivated and a compromised KEK.
+const VERSION_1: &[u8] = include_bytes!("native_v1.keys");
+const VERSION_1_KEKS: [(&str, KekState, &str); 3] = [
+    ("5ec22727-1780-4ea7-87d0-71b330dfa071", KekState::Active, "c0aecb5183ba5754"),
+    ("2dc2906d-8d6a-4b6f-a179-3006b29e7211", KekState::Deactivated, "cf7ae528fb508108"),
+    ("274d4628-12c4-4e5d-bf2c-51c40b9719e8", KekState::Compromised, "615662da5f77d92e"),
+];
+
+#[test]
+fn a_file_of_version_1_is_read_and_becomes_one_of_version_2() {
+    use sha2::{Digest, Sha256};
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("old.keys");
+    fs::write(&path, VERSION_1).unwrap();
+    let provider = NativeProvider::new(name("old"), path.clone());
+    provider.unlock(&secret(b"passphrase")).unwrap();
+    let digest = |id: &KekId| {
+        let digest = Sha256::digest(provider.fetch_kek(id).unwrap().expose());
+        digest[..8].iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+    };
+    let check = || {
+        for (kek, (id, state, expected)) in provider.list_keks().unwrap().iter().zip(VERSION_1_KEKS) {
+            assert_eq!((kek.id.as_str(), kek.state, digest(&kek.id).as_str()), (id, state, expected));
+        }
+    };
+    check();
+    assert_eq!(fs::read(&path).unwrap(), VERSION_1, "reading changes nothing");
+    provider.create_inactive_kek().unwrap();
+    check();
+    let changed = fs::read(&path).unwrap();
+    assert_eq!((VERSION_1[16], changed[16], changed.len()), (1, 2, VERSION_1.len() + RECORD));
+
+    // A state that version 1 did not have is damage in one.
+    let mut bad = VERSION_1.to_vec();
+    bad[HEAD + 24] = 1;
+    rehash(&mut bad);
+    fs::write(&path, &bad).unwrap();
+    let error = provider.list_keks().unwrap_err().to_string();
+    assert!(error.contains("key state 1 is unknown"), "{error}");
+}
+
+#[test]
+fn a_kek_goes_through_its_life() {
+    let directory = tempfile::tempdir().unwrap();
+    let provider = create(&directory);
+    let id = provider.create_inactive_kek().unwrap();
+    let change = |change| provider.change_kek(&id, change);
+    let state = || provider.kek(&id).unwrap().state;
+    let unusable = |expected| match provider.fetch_kek(&id) {
+        Err(ProviderError::KekUnusable { state, .. }) => assert_eq!(state, expected),
+        other => panic!("{:?}", other.err()),
+    };
+    unusable(KekState::PreActive);
+    assert_eq!(provider.wrapping_kek(), None);
+    assert_eq!(change(KekChange::Activate).unwrap(), KekState::Active);
+    assert_eq!(provider.wrapping_kek().as_ref(), Some(&id));
+    let kek = provider.fetch_kek(&id).unwrap();
+    let refused = change(KekChange::Destroy).unwrap_err();
+    assert!(matches!(refused, ProviderError::KekChange { state: KekState::Active, .. }), "{refused}");
+    assert_eq!(change(KekChange::Revoke(Revocation::Superseded)).unwrap(), KekState::Deactivated);
+    assert!(provider.fetch_kek(&id).unwrap().expose() == kek.expose(), "it still unwraps");
+    assert_eq!(provider.wrapping_kek(), None);
+
+    let wrapped = |file: &[u8]| file[HEAD + 32..HEAD + RECORD].to_vec();
+    let before = wrapped(&fs::read(provider.path()).unwrap());
+    assert_eq!(change(KekChange::Destroy).unwrap(), KekState::Destroyed);
+    unusable(KekState::Destroyed);
+    let after = fs::read(provider.path()).unwrap();
+    assert!(!after.windows(before.len()).any(|window| window == before), "its bytes are gone from the file");
+    assert_eq!(wrapped(&after), [0; 40]);
+    assert!(change(KekChange::Activate).is_err());
+    assert_eq!(change(KekChange::Revoke(Revocation::Compromise)).unwrap(), KekState::DestroyedCompromised);
+
+    let again = reopened(&provider);
+    assert_eq!(again.list_keks().unwrap()[0].state, state(), "and all that after a restart");
+    let locked = again.change_kek(&id, KekChange::Destroy);
+    assert!(matches!(locked, Err(ProviderError::Locked(_))));
+}
+
+#[test]
+fn a_destroyed_kek_with_bytes_or_another_without_is_damage() {
+    let directory = tempfile::tempdir().unwrap();
+    let provider = create(&directory);
+    provider.create_kek().unwrap();
+    let good = fs::read(provider.path()).unwrap();
+    let forgeries: [fn(&mut Vec<u8>); 2] =
+        [|file| file[HEAD + 24] = 5, |file| file[HEAD + 32..HEAD + RECORD].fill(0)];
+    for forge in forgeries {
+        let mut bad = good.clone();
+        forge(&mut bad);
+        rehash(&mut bad);
+        fs::write(provider.path(), &bad).unwrap();
+        let error = provider.list_keks().unwrap_err().to_string();
+        assert!(error.contains("belie"), "{error}");
     }
 }
 

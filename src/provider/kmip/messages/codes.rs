@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::provider::Revocation;
+
 /// Tags (9.1.3.1).
 pub mod tag {
     use crate::provider::kmip::ttlv::Tag;
@@ -138,43 +140,8 @@ impl fmt::Display for Operation {
     }
 }
 
-/// Where a key is in its life (9.1.3.2.18).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs, reason = "named as the standard names them")]
-pub enum State {
-    PreActive,
-    Active,
-    Deactivated,
-    Compromised,
-    Destroyed,
-    DestroyedCompromised,
-}
-
-impl State {
-    /// The state with that number.
-    pub fn from_code(code: u32) -> Option<Self> {
-        Some(match code {
-            1 => Self::PreActive,
-            2 => Self::Active,
-            3 => Self::Deactivated,
-            4 => Self::Compromised,
-            5 => Self::Destroyed,
-            6 => Self::DestroyedCompromised,
-            _ => return None,
-        })
-    }
-}
-
-/// Why a key is taken out of use (9.1.3.2.19).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Revocation {
-    /// It was used long enough: it becomes deactivated.
-    Superseded,
-    /// It is known or feared to be in other hands: it becomes compromised.
-    Compromise,
-}
-
 impl Revocation {
+    /// Its number (9.1.3.2.19).
     pub(super) fn code(self) -> u32 {
         match self {
             Self::Compromise => 2,

@@ -13,7 +13,7 @@ mod operations;
 #[cfg(test)]
 mod tests;
 
-pub use codes::{Operation, Reason, Revocation, State, Version, tag};
+pub use codes::{Operation, Reason, Version, tag};
 pub use envelope::{AnswerError, Credential, payload, request};
 pub use operations::{
     Attributes, KeyError, Query, check_identifier, read_attributes, read_identifier, read_key, read_located,

@@ -7,9 +7,9 @@ use super::codes::{
     QUERY_SERVER, tag,
 };
 use super::envelope::write_version;
-use super::{AnswerError, Operation, Revocation, State, Version};
-use crate::provider::KekId;
+use super::{AnswerError, Operation, Version};
 use crate::provider::kmip::{one_line, ttlv};
+use crate::provider::{KekId, KekState, Revocation};
 use ttlv::{Encoder, Structure};
 
 const KEK_BITS: i32 = 8 * KEK_LEN as i32;
@@ -133,7 +133,7 @@ pub fn write_attributes_wanted(encoder: &mut Encoder, id: &KekId) {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attributes {
     /// Where it is in its life.
-    pub state: State,
+    pub state: KekState,
     /// When it was made, in seconds since 1970, where the server tells.
     pub created: Option<i64>,
 }
@@ -146,7 +146,7 @@ pub fn read_attributes(payload: &Structure<'_>, id: &KekId) -> Result<Attributes
         let item = item.structure()?;
         let value = item.get(tag::ATTRIBUTE_VALUE)?;
         match item.get(tag::ATTRIBUTE_NAME)?.text()? {
-            STATE => state = State::from_code(value.enumeration()?),
+            STATE => state = KekState::from_code(value.enumeration()?),
             INITIAL_DATE => created = Some(value.date_time()?),
             _ => {}
         }

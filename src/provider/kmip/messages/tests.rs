@@ -1,7 +1,7 @@
 use super::codes::{ALGORITHM_AES, FORMAT_RAW, OBJECT_SYMMETRIC_KEY};
 use super::*;
-use crate::provider::KekId;
 use crate::provider::kmip::ttlv::{self, Encoder, TtlvError};
+use crate::provider::{KekId, KekState};
 
 fn id(text: &str) -> KekId {
     text.parse().unwrap()
@@ -167,7 +167,7 @@ fn attributes_are_read_whatever_else_comes_along() {
         });
     });
     let found = read_attributes(&payload(&message, Operation::GetAttributes).unwrap(), &id("7")).unwrap();
-    let expected = Attributes { state: State::Compromised, created: Some(1_700_000_000) };
+    let expected = Attributes { state: KekState::Compromised, created: Some(1_700_000_000) };
     assert_eq!(found, expected);
 }
 
