@@ -27,6 +27,9 @@ pub struct Create {
     /// Whose KEK wraps the volume's key [default: the default provider]
     #[arg(long, value_name = "NAME")]
     provider: Option<Name>,
+    /// Which of its KEKs [default: the newest active one]
+    #[arg(long, value_name = "ID")]
+    kek: Option<String>,
     /// Put the header into FILE, to be made, and use all of the backing for data
     #[arg(long, value_name = "FILE", value_parser = values::path)]
     header: Option<PathBuf>,
@@ -51,6 +54,7 @@ impl Create {
             header: self.header,
             sector_size: self.sector_size,
             provider: self.provider,
+            kek_id: self.kek,
             force: self.force,
         };
         let volume = session.daemon()?.call_slow("making the volume", &call, &[])?;

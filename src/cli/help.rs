@@ -62,10 +62,29 @@ pub const PROVIDER_UNLOCK: &str = "
   blkseal provider unlock office --key-file /root/office.key
   secret-tool lookup host vm-host-7 | blkseal provider unlock office --passphrase-fd 0";
 
+/// Examples of `kek`.
+pub const KEK: &str = "
+  blkseal kek list office                 # with the volumes that need each
+  blkseal kek create office               # new volumes use it from now on
+  blkseal kek revoke office/9961dd3c-6b5e-4c0e-a1d5-2f6a0c1b7e11
+  blkseal kek list --json | jq '.keks[] | select(.state == \"compromised\") | .volumes'";
+
+/// Examples of `kek create`.
+pub const KEK_CREATE: &str = "
+  blkseal kek create office
+  blkseal kek create office --inactive    # to be backed up before it is used
+  blkseal kek activate office/12";
+
+/// Examples of `kek revoke`.
+pub const KEK_REVOKE: &str = "
+  blkseal kek revoke office/12
+  blkseal kek revoke office/12 --compromised";
+
 /// Examples of `create`.
 pub const CREATE: &str = "
   truncate -s 10G /srv/vm1.img && blkseal create /srv/vm1.img
   blkseal create /dev/vg0/vm2 --name vm2 --provider office
+  blkseal create /dev/vg0/vm4 --name vm4 --provider office --kek 12
   blkseal create /dev/sdb --name vm3 --header /srv/headers/vm3.luks
   blkseal create /dev/sdc --name old --sector-size 512 --force";
 

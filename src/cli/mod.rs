@@ -16,6 +16,7 @@ mod completions;
 mod create;
 mod daemon;
 mod help;
+mod kek;
 mod key_servers;
 mod list;
 mod man;
@@ -57,6 +58,8 @@ struct Arguments {
 enum Verb {
     #[command(subcommand)]
     Provider(provider::Provider),
+    #[command(subcommand)]
+    Kek(kek::Kek),
     Create(create::Create),
     Open(open::Open),
     Close(close::Close),
@@ -95,6 +98,7 @@ impl Verb {
     fn run(self, session: Session) -> Result<(), Failure> {
         match self {
             Self::Provider(verb) => verb.run(session),
+            Self::Kek(verb) => verb.run(session),
             Self::Create(verb) => verb.run(session),
             Self::Open(verb) => verb.run(session),
             Self::Close(verb) => verb.run(session),

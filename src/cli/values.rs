@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
-use crate::control::{Failure, FailureKind};
+use crate::control::{self, Failure, FailureKind, Name};
 
 /// Bytes: digits, then nothing or a unit of K, M, G, T or P (powers of 1024), which `iB` may follow.
 pub fn size(text: &str) -> Result<u64, String> {
@@ -79,6 +79,30 @@ pub fn path(text: &str) -> Result<PathBuf, String> {
     std::path::absolute(text).map_err(|error| format!("cannot make '{text}' an absolute path: {error}"))
 }
 
+/// A KEK: `PROVIDER/KEK`.
+#[derive(Clone, Debug)]
+pub struct KekArgument {
+    /// Whose.
+    pub provider: Name,
+    /// Its id there.
+    pub kek_id: String,
+}
+
+impl std::str::FromStr for KekArgument {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (provider, kek_id) = text
+            .split_once('/')
+            .ok_or("a KEK is named with its provider: PROVIDER/KEK; 'blkseal kek list' shows them")?;
+        let provider = provider.parse().map_err(|error: control::NameError| error.to_string())?;
+        match kek_id {
+            "" => Err("a KEK has an id after its provider's name: PROVIDER/KEK".into()),
+            _ => Ok(Self { provider, kek_id: kek_id.to_owned() }),
+        }
+    }
+}
+
 /// What a volume is called by: its name, its UUID, or the path of its backing, which has a `/`.
 #[derive(Clone, Debug)]
 pub struct VolumeArgument {
@@ -124,7 +148,7 @@ impl std::str::FromStr for VolumeArgument {
 mod tests {
     use proptest::prelude::*;
 
-    use super::{VolumeArgument, max_io, number, sector_size, size};
+    use super::{KekArgument, VolumeArgument, max_io, number, sector_size, size};
 
     #[test]
     fn sizes_take_units_of_1024() {
@@ -196,6 +220,17 @@ mod tests {
         assert_eq!(volume("/dev/sdb"), Ok("/dev/sdb".into()));
         assert_eq!(volume("./disk.img"), Ok(format!("{}/disk.img", here.display())));
         assert!(volume("").is_err());
+    }
+
+    #[test]
+    fn a_kek_is_named_with_its_provider() {
+        let kek =
+            |text: &str| text.parse().map(|KekArgument { provider, kek_id }| format!("{provider} {kek_id}"));
+        assert_eq!(kek("office/3"), Ok("office 3".into()));
+        assert_eq!(kek("office/urn:a/b"), Ok("office urn:a/b".into()), "an id may have a slash, a name not");
+        for text in ["office", "office/", "/3", "../3", ""] {
+            assert!(kek(text).is_err(), "{text}");
+        }
     }
 
     proptest! {

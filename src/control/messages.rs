@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::Name;
 use super::interface::{Nothing, interface};
+use super::keks::{Kek, KekActivate, KekCreate, KekDestroy, KekList, KekRevoke, KekShow, Keks};
 use super::key_servers::{Checked, Met, ProviderAddKmip, ProviderCheck, ProviderMeet};
 
 /// The place of a descriptor of secret memory among those that travel with a call, counted from 0.
@@ -30,6 +31,12 @@ interface! {
         ProviderSetDefault -> Nothing,
         ProviderUnlock -> Provider,
         ProviderLock -> Provider,
+        KekList -> Keks,
+        KekShow -> Kek,
+        KekCreate -> Kek,
+        KekActivate -> Kek,
+        KekRevoke -> Kek,
+        KekDestroy -> Kek,
         Create -> Volume,
         Open -> Volume,
         OpenTarget -> Volume,
@@ -185,6 +192,8 @@ pub struct Create {
     pub sector_size: Option<u32>,
     /// Whose KEK wraps the DEK; none takes the default provider.
     pub provider: Option<Name>,
+    /// Which KEK; none takes the newest active one.
+    pub kek_id: Option<String>,
     /// Whether a file system or another header on the backing may be overwritten.
     #[serde(default)]
     pub force: bool,

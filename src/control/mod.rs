@@ -11,7 +11,7 @@
 //! | `client` | a blocking connection that makes typed calls |
 //! | `service` | the other side: a thread a connection, each call parsed and handed to a [`Service`] |
 //! | `messages` | the methods of `io.blkseal.Daemon` and what is in them |
-//! | `key_servers` | those of its methods that are about key servers |
+//! | `key_servers`, `keks` | those of its methods that are about key servers, and about KEKs |
 //! | `worker` | the methods of `io.blkseal.Worker` |
 //! | `peer` | who calls: user, groups and process, from the kernel |
 //! | `failure` | the one error that crosses a socket: kind, message, hint, exit code |
@@ -20,6 +20,7 @@
 mod client;
 mod failure;
 mod interface;
+mod keks;
 mod key_servers;
 mod messages;
 mod peer;
@@ -31,6 +32,7 @@ pub use crate::name::{Name, NameError};
 pub use client::Client;
 pub use failure::{Failure, FailureKind};
 pub use interface::{Interface, Method, Nothing};
+pub use keks::*;
 pub use key_servers::*;
 pub use messages::*;
 pub use peer::Peer;

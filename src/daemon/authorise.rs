@@ -9,9 +9,10 @@ use serde::Deserialize;
 
 use super::roles::Roles;
 use crate::control::{
-    Close, Create, Failure, FailureKind, GetVersion, List, Method, Open, OpenTarget, Peer, Ping, ProviderAdd,
-    ProviderAddKmip, ProviderCheck, ProviderList, ProviderLock, ProviderMeet, ProviderRemove,
-    ProviderSetDefault, ProviderUnlock, RecoveryAdd, RecoveryRemove, Status,
+    Close, Create, Failure, FailureKind, GetVersion, KekActivate, KekCreate, KekDestroy, KekList, KekRevoke,
+    KekShow, List, Method, Open, OpenTarget, Peer, Ping, ProviderAdd, ProviderAddKmip, ProviderCheck,
+    ProviderList, ProviderLock, ProviderMeet, ProviderRemove, ProviderSetDefault, ProviderUnlock,
+    RecoveryAdd, RecoveryRemove, Status,
 };
 
 /// What a method takes; named after vSphere's privileges for cryptographic operations.
@@ -87,7 +88,7 @@ pub(super) struct Rule {
 /// What each method of `io.blkseal.Daemon` takes. What is not in here is refused to everybody.
 ///
 /// To open a volume that this host does not know takes [`Privilege::Register`] besides.
-const RULES: [Rule; 19] = [
+const RULES: [Rule; 25] = [
     rule::<Ping>("ping", Privilege::Look),
     rule::<GetVersion>("status", Privilege::Look),
     rule::<ProviderAdd>("provider add", Privilege::ManageKeyServers),
@@ -99,6 +100,12 @@ const RULES: [Rule; 19] = [
     rule::<ProviderSetDefault>("provider default", Privilege::ManageKeyServers),
     rule::<ProviderUnlock>("provider unlock", Privilege::ManageKeys),
     rule::<ProviderLock>("provider lock", Privilege::ManageKeys),
+    rule::<KekList>("kek list", Privilege::Look),
+    rule::<KekShow>("kek show", Privilege::Look),
+    rule::<KekCreate>("kek create", Privilege::ManageKeys),
+    rule::<KekActivate>("kek activate", Privilege::ManageKeys),
+    rule::<KekRevoke>("kek revoke", Privilege::ManageKeys),
+    rule::<KekDestroy>("kek destroy", Privilege::ManageKeys),
     rule::<Create>("create", Privilege::EncryptNew),
     rule::<Open>("open", Privilege::Access),
     rule::<OpenTarget>("study", Privilege::AddDisk),

@@ -65,12 +65,11 @@ impl Daemon {
         let header = self.header_of(&name)?;
         tell(event, &name, &header);
         let job = self.crypt_job(&name, &header, &call.options)?;
-        let provider = self.providers().get(&header.token.provider)?;
-        let dek = volume::unlock(&header, &*provider)?;
+        let dek = self.unlock(&name, &header)?;
         self.start(job, Some(dek))?;
         let mut volume = self.volume(&name);
         // What the header's repair was is told once, by who saw it.
-        volume.notice = volume.notice.or_else(|| super::volumes::repair_notice(&header));
+        volume.notice = self.notice(&header);
         Ok(volume)
     }
 

@@ -30,7 +30,7 @@ impl Daemon {
             kmip::check(&config).map_err(|source| ProviderError::Kmip { provider: name.clone(), source })?;
         one_serves(&name, reports)?;
         let provider = KmipProvider::new(name.clone(), config, kmip::log_observer());
-        volume::wrapping_kek(&provider)?;
+        volume::wrapping_kek(&provider, None)?;
         let mut providers = self.providers();
         providers.add_kmip(provider)?;
         if make_default {

@@ -6,7 +6,7 @@
 //! | `service` | the calls that it answers |
 //! | `authorise`, `roles` | who may call what: the rules, and `roles.toml` |
 //! | `providers`, `volumes`, `devices` | what the calls do |
-//! | `key_servers` | the same for KMIP providers |
+//! | `key_servers`, `keks` | the same for KMIP providers, and for KEKs |
 //! | `supervise` | workers that died are replaced, workers that an earlier daemon started are adopted |
 //! | `worker`, `process` | a worker as seen from here |
 //! | `turns` | one command at a time on a volume |
@@ -18,6 +18,7 @@ mod authorise;
 mod devices;
 mod events;
 mod failure;
+mod keks;
 mod key_servers;
 mod links;
 mod options;
@@ -38,7 +39,7 @@ pub use options::Options;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -73,6 +74,7 @@ struct Daemon {
     volumes: Mutex<volume::Registry>,
     devices: Mutex<BTreeMap<Name, Device>>,
     turns: Turns,
+    wrapping: RwLock<()>,
 }
 
 impl Daemon {
@@ -83,6 +85,7 @@ impl Daemon {
             volumes: Mutex::new(volume::Registry::load(&options.state_dir)?),
             devices: Mutex::default(),
             turns: Turns::default(),
+            wrapping: RwLock::default(),
             kdf_cost,
             options,
         })
@@ -100,6 +103,17 @@ impl Daemon {
 
     fn devices(&self) -> MutexGuard<'_, BTreeMap<Name, Device>> {
         self.devices.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// While this is held no KEK is destroyed. It is taken before a KEK is chosen to wrap a DEK, and held until its
+    /// volume is known.
+    fn start_wrapping(&self) -> RwLockReadGuard<'_, ()> {
+        self.wrapping.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// While this is held no DEK is wrapped.
+    fn forbid_wrapping(&self) -> RwLockWriteGuard<'_, ()> {
+        self.wrapping.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

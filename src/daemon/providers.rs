@@ -9,7 +9,7 @@ use crate::control::{
     Availability, Failure, FailureKind, Nothing, Provider, ProviderAdd, ProviderKind, Providers,
 };
 use crate::name::Name;
-use crate::provider::{self, ProviderConfig, ProviderName, ProviderSummary};
+use crate::provider::{self, KeyProvider, ProviderConfig, ProviderName, ProviderSummary};
 use crate::volume;
 
 /// Volumes that a message names at most.
@@ -33,7 +33,7 @@ impl Daemon {
         }
         let added = providers.get(&name)?;
         drop(providers);
-        volume::wrapping_kek(&*added)?;
+        volume::wrapping_kek(&*added, None)?;
         self.provider(&name)
     }
 
@@ -46,11 +46,9 @@ impl Daemon {
 
     pub(super) fn provider_remove(&self, name: &Name) -> Result<Nothing, Failure> {
         let name = provider_name(name)?;
-        let volumes: Vec<_> = self.volumes().of_provider(&name).map(Name::to_string).collect();
+        let volumes: Vec<_> = self.volumes().of_provider(&name).cloned().collect();
         if !volumes.is_empty() {
-            let more = if volumes.len() > SHOWN { ", and others" } else { "" };
-            let shown = volumes[..volumes.len().min(SHOWN)].join(", ");
-            let message = format!("key provider {name} is needed by the volumes of this host: {shown}{more}");
+            let message = format!("key provider {name} is needed by {}", some_of(&volumes));
             return Err(
                 Failure::new(FailureKind::Busy, message).hint("remove it when they are no longer used")
             );
@@ -94,6 +92,14 @@ impl Daemon {
         }
     }
 
+    /// The provider of that name, or the default one.
+    pub(super) fn provider_or_default(&self, name: Option<&Name>) -> Result<Arc<dyn KeyProvider>, Failure> {
+        match name {
+            Some(name) => Ok(self.providers().get(&provider_name(name)?)?),
+            None => Ok(self.providers().default_provider()?),
+        }
+    }
+
     pub(super) fn provider(&self, name: &ProviderName) -> Result<Provider, Failure> {
         let summary = self.providers().list().into_iter().find(|summary| summary.name == *name);
         self.describe(summary.ok_or_else(|| provider::ProviderError::UnknownProvider(name.clone()))?)
@@ -127,6 +133,14 @@ impl Daemon {
             volumes: u32::try_from(volumes).unwrap_or(u32::MAX),
         })
     }
+}
+
+/// Volumes in words: how many, and the first of them by name.
+pub(super) fn some_of(volumes: &[Name]) -> String {
+    let names: Vec<&str> = volumes.iter().take(SHOWN).map(Name::as_str).collect();
+    let kind = if volumes.len() == 1 { "volume" } else { "volumes" };
+    let more = if volumes.len() > SHOWN { ", ..." } else { "" };
+    format!("{} {kind}: {}{more}", volumes.len(), names.join(", "))
 }
 
 pub(super) fn provider_name(name: &Name) -> Result<ProviderName, Failure> {

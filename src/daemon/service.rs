@@ -13,6 +13,7 @@ use super::key_servers;
 use crate::control::{
     DaemonCalls, Failure, FailureKind, Interface, Nothing, Peer, Secrets, Service, Version,
 };
+use crate::provider::{KekChange, Revocation};
 
 impl Service for Daemon {
     type Calls = DaemonCalls;
@@ -68,6 +69,19 @@ impl Daemon {
                 reply(self.provider_unlock(&call.name, &secret))
             }
             Calls::ProviderLock(call) => reply(self.provider_lock(&call.name)),
+            Calls::KekList(call) => reply(self.kek_list(call.provider.as_ref())),
+            Calls::KekShow(call) => reply(self.kek_show(&call.provider, &call.kek_id)),
+            Calls::KekCreate(call) => reply(self.kek_create(&call, event)),
+            Calls::KekActivate(call) => {
+                reply(self.kek_change(&call.provider, &call.kek_id, KekChange::Activate))
+            }
+            Calls::KekRevoke(call) => {
+                let why = if call.compromised { Revocation::Compromise } else { Revocation::Superseded };
+                reply(self.kek_change(&call.provider, &call.kek_id, KekChange::Revoke(why)))
+            }
+            Calls::KekDestroy(call) => {
+                reply(self.kek_change(&call.provider, &call.kek_id, KekChange::Destroy))
+            }
             Calls::Create(call) => reply(self.create(&call, event)),
             Calls::Open(call) => reply(self.open(&call, caller, event)),
             Calls::OpenTarget(call) => reply(self.open_target(&call)),
@@ -100,12 +114,15 @@ fn reply<R: Serialize>(result: Result<R, Failure>) -> Result<Value, Failure> {
 fn describe(call: &DaemonCalls, verb: &'static str) -> Event {
     use DaemonCalls as Calls;
     let provider = |name: &crate::name::Name| Event { provider: Some(name.to_string()), ..Event::own(verb) };
+    let kek = |name: &crate::name::Name, id: &str| Event { kek_id: Some(id.into()), ..provider(name) };
     let volume = |text: &str| Event { volume: Some(text.to_owned()), ..Event::own(verb) };
     match call {
         Calls::Ping(_)
         | Calls::GetVersion(_)
         | Calls::ProviderMeet(_)
         | Calls::ProviderList(_)
+        | Calls::KekList(_)
+        | Calls::KekCreate(_)
         | Calls::List(_) => Event::own(verb),
         Calls::ProviderAdd(call) => provider(&call.name),
         Calls::ProviderAddKmip(call) => provider(&call.name),
@@ -114,6 +131,10 @@ fn describe(call: &DaemonCalls, verb: &'static str) -> Event {
         Calls::ProviderSetDefault(call) => provider(&call.name),
         Calls::ProviderUnlock(call) => provider(&call.name),
         Calls::ProviderLock(call) => provider(&call.name),
+        Calls::KekShow(call) => kek(&call.provider, &call.kek_id),
+        Calls::KekActivate(call) => kek(&call.provider, &call.kek_id),
+        Calls::KekRevoke(call) => kek(&call.provider, &call.kek_id),
+        Calls::KekDestroy(call) => kek(&call.provider, &call.kek_id),
         Calls::Create(call) => volume(call.name.as_str()),
         Calls::Open(call) => volume(&call.volume),
         Calls::OpenTarget(call) => volume(call.name.as_str()),

@@ -18,7 +18,7 @@ use crate::control::worker::{Report, owner};
 use crate::control::{Failure, FailureKind, TargetKind};
 use crate::name::Name;
 use crate::provider::ProviderName;
-use crate::volume::{self, State};
+use crate::volume::State;
 
 /// A worker that ends sooner than this has not done well.
 const EARLY: Duration = Duration::from_secs(30);
@@ -105,8 +105,7 @@ impl Daemon {
             TargetKind::Null | TargetKind::Plain => None,
             TargetKind::Crypt => {
                 let header = self.header_of(&job.name)?;
-                let provider = self.providers().get(&header.token.provider)?;
-                Some(volume::unlock(&header, &*provider)?)
+                Some(self.unlock(&job.name, &header)?)
             }
         };
         let (report, process) = worker::start(job, Some(device.report.device_id), dek)?;

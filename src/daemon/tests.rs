@@ -1,5 +1,6 @@
 //! A daemon on a real socket, as far as it goes without ublk.
 
+mod keks;
 mod key_servers;
 mod roles;
 
@@ -90,6 +91,7 @@ impl Host {
             header: None,
             sector_size: None,
             provider: None,
+            kek_id: None,
             force: false,
         })
     }

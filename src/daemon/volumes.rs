@@ -3,19 +3,20 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use ublk_targets::secret::{DEK_LEN, Secret};
+use ublk_targets::secret::{DEK_LEN, Dek, Secret};
 
 use super::Daemon;
 use super::devices::Device;
 use super::events::Event;
-use super::providers::provider_name;
+use super::keks::kek_id;
 use super::worker;
 use crate::control::{
     self, Counters, Create, Failure, FailureKind, RecoveryAdded, RecoveryRemoved, TargetKind, Volume,
     VolumeState, Volumes,
 };
-use crate::luks::{self, FormatOptions, Header, Place};
+use crate::luks::{self, FormatOptions, Header, Place, Token};
 use crate::name::Name;
+use crate::provider::KeyProvider;
 use crate::volume::{self, Known, State, VolumeError};
 
 impl Daemon {
@@ -23,17 +24,16 @@ impl Daemon {
         let _turn = self.turns.take(&call.name);
         let place = place(&call.backing, call.header.as_deref())?;
         self.check_name_is_free(&call.name, &place)?;
-        let provider = match &call.provider {
-            Some(name) => self.providers().get(&provider_name(name)?)?,
-            None => self.providers().default_provider()?,
-        };
+        let provider = self.provider_or_default(call.provider.as_ref())?;
+        let wanted = call.kek_id.as_deref().map(kek_id).transpose()?;
         let options = FormatOptions {
             label: Some(label(&call.name)),
             sector_size: call.sector_size.unwrap_or(4096),
             force: call.force,
             ..FormatOptions::default()
         };
-        let header = volume::create(&place, &options, &*provider)?;
+        let _wrapping = self.start_wrapping();
+        let header = volume::create(&place, &options, &*provider, wanted)?;
         tell(event, &call.name, &header);
         self.volumes().insert(call.name.clone(), Known::of(&header))?;
         Ok(self.volume(&call.name))
@@ -75,8 +75,7 @@ impl Daemon {
         let _turn = self.turns.take(&name);
         let mut header = self.header_of(&name)?;
         tell(event, &name, &header);
-        let provider = self.providers().get(&header.token.provider)?;
-        let dek = volume::unlock(&header, &*provider)?;
+        let dek = self.unlock(&name, &header)?;
         let keyslot = header.recovery_add(&dek, passphrase)?;
         Ok(RecoveryAdded { keyslot })
     }
@@ -113,6 +112,19 @@ impl Daemon {
             log::warn!("volume {name}: {notice}");
         }
         Ok(header)
+    }
+
+    /// The DEK of the volume `name`, whose header this is.
+    pub(super) fn unlock(&self, name: &Name, header: &Header) -> Result<Dek, Failure> {
+        let of_volume =
+            |failure: Failure| Failure { message: format!("volume {name}: {failure}"), ..failure };
+        let provider = self.providers().get(&header.token.provider);
+        let provider = provider.map_err(|error| of_volume(error.into()))?;
+        let dek = volume::unlock(header, &*provider).map_err(|error| of_volume(error.into()))?;
+        if let Some(notice) = kek_notice(header, &*provider) {
+            log::warn!("volume {name}: {notice}");
+        }
+        Ok(dek)
     }
 
     /// The name of the volume or device that `text` means: its name, its UUID, or the path of its backing or device.
@@ -158,8 +170,15 @@ impl Daemon {
         volume.provider = Some(header.token.provider.to_string());
         volume.kek_id = Some(header.token.kek_id.to_string());
         volume.recovery_keyslots = header.keyslots.iter().map(|keyslot| keyslot.slot).collect();
-        volume.notice = repair_notice(header);
+        volume.notice = self.notice(header);
         set_state(volume, State::without_device(&header.token, &self.providers()));
+    }
+
+    /// What the user of the volume with this header should know.
+    pub(super) fn notice(&self, header: &Header) -> Option<String> {
+        let provider = self.providers().get(&header.token.provider).ok();
+        let of_kek = provider.and_then(|provider| kek_notice(header, &*provider));
+        repair_notice(header).into_iter().chain(of_kek).reduce(|one, two| format!("{one}; {two}"))
     }
 
     fn fill_in_device(&self, volume: &mut Volume, device: &Device) {
@@ -229,10 +248,19 @@ fn set_state(volume: &mut Volume, state: State) {
     };
 }
 
-pub(super) fn repair_notice(header: &Header) -> Option<String> {
+fn repair_notice(header: &Header) -> Option<String> {
     let path = header.place.header_path().display();
     let repair = header.repair?;
     Some(format!("the {} copy of the LUKS2 header of {path} was damaged and has been repaired", repair.copy))
+}
+
+/// That a volume's key should be wrapped by another KEK, as far as that is known.
+fn kek_notice(header: &Header, provider: &dyn KeyProvider) -> Option<String> {
+    let Token { provider: name, kek_id, .. } = &header.token;
+    let state = provider.known_state(kek_id).filter(|state| state.is_out_of_use())?;
+    Some(format!(
+        "KEK {kek_id} of key provider {name} is {state}: have another one wrap the volume's key with 'blkseal rekey --kek'"
+    ))
 }
 
 /// Where a volume is said to be.

@@ -122,8 +122,8 @@ fn provider_in(directory: &Path, name: &str) -> NativeProvider {
 #[test]
 fn a_volume_opens_with_the_key_that_it_was_made_with() {
     let bench = Bench::new();
-    let one = create(&bench.image("one"), &FormatOptions::default(), &bench.provider).unwrap();
-    let two = create(&bench.image("two"), &FormatOptions::default(), &bench.provider).unwrap();
+    let one = create(&bench.image("one"), &FormatOptions::default(), &bench.provider, None).unwrap();
+    let two = create(&bench.image("two"), &FormatOptions::default(), &bench.provider, None).unwrap();
     assert_eq!(one.token.kek_id, two.token.kek_id, "the KEK that is there is used again");
     let dek = unlock(&luks::open(&one.place).unwrap(), &bench.provider).unwrap();
     assert_ne!(dek.expose(), unlock(&two, &bench.provider).unwrap().expose(), "each volume has its own DEK");
@@ -132,17 +132,17 @@ fn a_volume_opens_with_the_key_that_it_was_made_with() {
 #[test]
 fn new_volumes_use_the_newest_active_kek() {
     let bench = Bench::new();
-    let first = wrapping_kek(&bench.provider).unwrap();
+    let first = wrapping_kek(&bench.provider, None).unwrap();
     let second = bench.provider.create_kek().unwrap();
     assert_ne!(first, second);
-    assert_eq!(wrapping_kek(&bench.provider).unwrap(), second);
+    assert_eq!(wrapping_kek(&bench.provider, None).unwrap(), second);
     assert!(bench.provider.list_keks().unwrap().iter().all(|kek| kek.state == KekState::Active));
 }
 
 #[test]
 fn a_key_that_another_kek_wrapped_or_another_volume_has_is_refused() {
     let bench = Bench::new();
-    let header = create(&bench.image("one"), &FormatOptions::default(), &bench.provider).unwrap();
+    let header = create(&bench.image("one"), &FormatOptions::default(), &bench.provider, None).unwrap();
 
     let mut other_kek = header.clone();
     other_kek.token.kek_id = bench.provider.create_kek().unwrap();
@@ -179,7 +179,7 @@ fn a_volume_without_a_device_is_as_locked_as_its_provider() {
     let office = providers.get(&name).unwrap();
     let image = directory.path().join("image");
     fs::File::create(&image).unwrap().set_len(20 << 20).unwrap();
-    let token = create(&Place::attached(image), &FormatOptions::default(), &*office).unwrap().token;
+    let token = create(&Place::attached(image), &FormatOptions::default(), &*office, None).unwrap().token;
 
     assert_eq!(State::without_device(&token, &providers), State::Unlocked);
     office.lock();

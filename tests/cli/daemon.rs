@@ -4,9 +4,10 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use blkseal::control::{
-    self, Availability, Certificate, Checked, Counters, DaemonCalls, Device, Failure, FailureKind, KeyServer,
-    KeyServerStatus, Met, MetCertificate, Peer, Provider, ProviderKind, Providers, RecoveryAdded,
-    RecoveryRemoved, SecretFd, Secrets, Service, TargetKind, Version, Volume, VolumeState, Volumes,
+    self, Availability, Certificate, Checked, Counters, DaemonCalls, Device, Failure, FailureKind, Kek,
+    KekState, Keks, KeyServer, KeyServerStatus, Met, MetCertificate, Peer, Provider, ProviderKind, Providers,
+    RecoveryAdded, RecoveryRemoved, SecretFd, Secrets, Service, TargetKind, Version, Volume, VolumeState,
+    Volumes,
 };
 use serde_json::{Value, json};
 
@@ -111,6 +112,27 @@ impl Service for Script {
                 "key provider office still wraps the keys of 2 volumes: vm1, vm2",
             )),
             DaemonCalls::ProviderSetDefault(_) => Ok(json!({})),
+            DaemonCalls::KekList(call) => {
+                let problem = "key provider lab cannot be reached: no server answers";
+                let problems = if call.provider.is_none() { vec![problem.into()] } else { vec![] };
+                Ok(json!(Keks { keks: vec![revoked(), kek("f2c9a5d0"), unknown()], problems }))
+            }
+            DaemonCalls::KekShow(call) => Ok(json!(Kek { is_current: false, ..kek(&call.kek_id) })),
+            DaemonCalls::KekCreate(call) => {
+                let state = Some(if call.inactive { KekState::PreActive } else { KekState::Active });
+                Ok(json!(Kek { state, is_current: !call.inactive, volumes: vec![], ..kek("0a1b") }))
+            }
+            DaemonCalls::KekActivate(call) => Ok(json!(Kek { volumes: vec![], ..kek(&call.kek_id) })),
+            DaemonCalls::KekRevoke(call) => {
+                let state = if call.compromised { KekState::Compromised } else { KekState::Deactivated };
+                Ok(json!(Kek { state: Some(state), is_current: false, ..kek(&call.kek_id) }))
+            }
+            DaemonCalls::KekDestroy(call) => Ok(json!(Kek {
+                state: Some(KekState::Destroyed),
+                is_current: false,
+                volumes: vec![],
+                ..kek(&call.kek_id)
+            })),
             DaemonCalls::Create(call) if !call.force => {
                 let message = format!("{} holds an ext4 file system", call.backing.display());
                 Err(Failure::new(FailureKind::Exists, message).hint("give --force to overwrite it"))
@@ -198,6 +220,27 @@ fn provider(name: &str) -> Provider {
         kek_id: (name != "lab").then(|| "f2c9a5d0".into()),
         volumes: u32::from(name == "office") * 2,
     }
+}
+
+fn kek(id: &str) -> Kek {
+    Kek {
+        provider: "office".parse().unwrap(),
+        kek_id: id.into(),
+        state: Some(KekState::Active),
+        created: Some("2026-01-01T00:00:00Z".into()),
+        is_current: true,
+        volumes: vec!["vm1".parse().unwrap(), "vm3".parse().unwrap()],
+    }
+}
+
+fn revoked() -> Kek {
+    let volumes = ["db1", "db2", "db3", "db4"].map(|name| name.parse().unwrap()).to_vec();
+    Kek { state: Some(KekState::Compromised), is_current: false, volumes, ..kek("77aa0e31") }
+}
+
+fn unknown() -> Kek {
+    let volumes = vec!["old".parse().unwrap()];
+    Kek { state: None, created: None, is_current: false, volumes, ..kek("12") }
 }
 
 fn volume(name: &str) -> Volume {

@@ -33,6 +33,7 @@ fn every_command_teaches_by_example() {
         "list",
         "status",
         "provider",
+        "kek",
         "recovery",
         "study",
         "daemon",

@@ -5,9 +5,10 @@ use zlink::idl::{Field, Interface as Idl, Parameter, Type};
 
 use crate::control::worker::{GetReport, Serve, WorkerCalls};
 use crate::control::{
-    Close, Create, DaemonCalls, FailureKind, GetVersion, Interface, List, Method, Open, OpenTarget, Ping,
-    ProviderAdd, ProviderAddKmip, ProviderCheck, ProviderList, ProviderLock, ProviderMeet, ProviderRemove,
-    ProviderSetDefault, ProviderUnlock, RecoveryAdd, RecoveryRemove, Status,
+    Close, Create, DaemonCalls, FailureKind, GetVersion, Interface, KekActivate, KekCreate, KekDestroy,
+    KekList, KekRevoke, KekShow, List, Method, Open, OpenTarget, Ping, ProviderAdd, ProviderAddKmip,
+    ProviderCheck, ProviderList, ProviderLock, ProviderMeet, ProviderRemove, ProviderSetDefault,
+    ProviderUnlock, RecoveryAdd, RecoveryRemove, Status,
 };
 
 /// A value of every field that the description names.
@@ -95,6 +96,12 @@ fn the_daemons_description_is_what_its_types_are() {
         check::<I, ProviderSetDefault>(),
         check::<I, ProviderUnlock>(),
         check::<I, ProviderLock>(),
+        check::<I, KekList>(),
+        check::<I, KekShow>(),
+        check::<I, KekCreate>(),
+        check::<I, KekActivate>(),
+        check::<I, KekRevoke>(),
+        check::<I, KekDestroy>(),
         check::<I, Create>(),
         check::<I, Open>(),
         check::<I, OpenTarget>(),

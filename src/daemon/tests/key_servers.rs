@@ -1,7 +1,10 @@
 //! The daemon with KMIP providers: what it refuses, and, with a real key server, what it does.
 
 use super::*;
-use crate::control::{ProviderAddKmip, ProviderCheck, ProviderMeet};
+use crate::control::{
+    KekDestroy, KekList, KekRevoke, KekState, ProviderAddKmip, ProviderCheck, ProviderMeet,
+};
+use crate::provider::{KekChange, KeyProvider};
 
 /// As the tests in `tests/kmip`, which bring these helpers.
 #[allow(dead_code, unused_imports, reason = "those tests use more of it")]
@@ -114,4 +117,44 @@ fn a_volume_lives_on_a_cluster_of_key_servers() {
     server.restart();
     host.client.call(&recovery, &[&secret("sesame")]).unwrap();
     assert_eq!(host.call(&List {}).unwrap().volumes[0].state, VolumeState::Unlocked);
+}
+
+#[test]
+#[ignore = "takes a key server: ci/test runs it with one"]
+fn a_kek_that_its_server_has_destroyed_is_named_with_server_and_volume() {
+    let pki = Pki::new();
+    let server = PyKmip::start(&pki, "keys");
+    let mut host = Host::start();
+    host.call(&add(&pki, &[at(server.port)])).unwrap();
+    let made = host.create("vol", host.image("disk")).unwrap();
+    let cluster = || "cluster".parse().unwrap();
+    let kek_id = made.kek_id.unwrap();
+    let revoke = KekRevoke { provider: cluster(), kek_id: kek_id.clone(), compromised: true };
+    let revoked = host.call(&revoke).unwrap();
+    assert_eq!((revoked.state, revoked.is_current), (Some(KekState::Compromised), false));
+    let recovery = RecoveryAdd { volume: "vol".into(), secret: SecretFd(0) };
+    host.client.call(&recovery, &[&secret("sesame")]).unwrap();
+    let notice = host.call(&Status { volume: "vol".into() }).unwrap().notice.unwrap();
+    assert!(notice.contains("compromised"), "{notice}");
+    host.fails(
+        &KekDestroy { provider: cluster(), kek_id: kek_id.clone() },
+        FailureKind::Busy,
+        "1 volume: vol",
+    );
+    let listed = host.call(&KekList { provider: None }).unwrap().keks;
+    assert_eq!((listed.len(), &listed[0].volumes[..]), (1, &["vol".parse().unwrap()][..]));
+
+    // Somebody else destroys it.
+    let config = support::config(&pki, &[server.port]);
+    let other = support::Client::new(config).provider;
+    other.change_kek(&kek_id.parse().unwrap(), KekChange::Destroy).unwrap();
+    host.call(&ProviderLock { name: cluster() }).unwrap();
+    let failure = host.client.call(&recovery, &[&secret("sesame")]).unwrap_err();
+    assert_eq!(failure.kind, FailureKind::NotFound);
+    let server = at(server.port);
+    for named in ["volume vol: ", &format!("KEK {kek_id} "), "cluster", &server, "destroyed"] {
+        assert!(failure.message.contains(named), "{failure}");
+    }
+    let listed = host.call(&KekList { provider: None }).unwrap().keks;
+    assert_eq!((listed[0].state, &listed[0].kek_id), (None, &kek_id), "volumes need it, nobody has it");
 }

@@ -217,6 +217,8 @@ impl KeyProvider for KmipProvider {
         if next.is_destroyed() {
             self.cache.remove(id);
         }
+        // Another one may be the newest active one by now; where no server answers, this is seen the next time.
+        let _ = self.list_keks();
         Ok(next)
     }
 
