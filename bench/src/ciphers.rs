@@ -42,20 +42,24 @@ impl Contestant {
 
 /// Every implementation that runs here: blkseal's paths first, the fastest at the head.
 pub fn all(size: SectorSize) -> Result<Vec<Contestant>, Error> {
-    let key: Vec<u8> = (0..64).map(|i: u8| i.wrapping_mul(37)).collect();
-    let mut all = Vec::new();
-    for path in CpuPath::available() {
-        all.push(blkseal(&key, size, path)?);
-    }
+    let key = key();
+    let mut all =
+        CpuPath::available().into_iter().map(|path| blkseal(size, path)).collect::<Result<Vec<_>, _>>()?;
     all.push(xts_mode(&key, size)?);
     all.push(openssl(&key, size)?);
     all.push(aws_lc(&key, size)?);
     Ok(all)
 }
 
-fn blkseal(key: &[u8], size: SectorSize, path: CpuPath) -> Result<Contestant, Error> {
+fn key() -> Vec<u8> {
+    (0..64).map(|i: u8| i.wrapping_mul(37)).collect()
+}
+
+/// blkseal's own cipher on one path.
+pub fn blkseal(size: SectorSize, path: CpuPath) -> Result<Contestant, Error> {
+    let key = key();
     let mut secret = Secret::zeroed(key.len())?;
-    secret.expose_mut().copy_from_slice(key);
+    secret.expose_mut().copy_from_slice(&key);
     let cipher = Cipher::new(&Dek::from_secret(secret)?, size, Some(path))?;
     let width = match path {
         CpuPath::Vaes512 => Some(Width::Bits512),

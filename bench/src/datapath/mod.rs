@@ -1,0 +1,118 @@
+//! Drives the targets in-process against a file, with no kernel driver, and says what the cipher costs in the path.
+//!
+//! `plain`, `crypt` and the cipher alone take turns in each round, so that a machine whose speed drifts does so for all of
+//! them; medians over the rounds count, and ratios of medians.
+
+mod load;
+mod qemu;
+mod workload;
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use ublk_targets::backing::{Backing, BackingOptions};
+use ublk_targets::cipher::{Cipher, CpuPath, SectorSize};
+use ublk_targets::secret::Dek;
+use ublk_targets::target::{Crypt, Plain};
+
+use crate::median::median;
+pub use load::Done;
+pub use qemu::Qemu;
+pub use workload::Workload;
+
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+/// A file to work on, which ends with this value.
+pub struct Scratch {
+    path: PathBuf,
+    bytes: u64,
+}
+
+impl Scratch {
+    /// A new file of `bytes` bytes at `path`, every one of them written.
+    pub fn create(path: &Path, bytes: u64) -> io::Result<Self> {
+        fs::write(path, vec![0x5a; bytes as usize])?;
+        Ok(Self { path: path.to_owned(), bytes })
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // Nothing depends on the removal: the file is ours, and its place is a temporary one.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// How a workload is measured.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Bytes of a sector.
+    pub sector_size: SectorSize,
+    /// How AES is computed; the fastest way unless given.
+    pub cpu_path: Option<CpuPath>,
+    /// Rounds that medians are taken of.
+    pub rounds: usize,
+    /// Seconds of each measurement.
+    pub seconds: f64,
+}
+
+/// Medians of all rounds.
+#[derive(Clone, Copy, Debug)]
+pub struct Outcome {
+    /// Of the target that passes everything on.
+    pub plain: Done,
+    /// Of the target that encrypts.
+    pub crypt: Done,
+    /// Of the cipher alone.
+    pub cipher: Done,
+    /// Requests a second of `plain` with QEMU's LUKS driver on top of it, where that was measured.
+    pub qemu: Option<f64>,
+}
+
+impl Outcome {
+    /// Requests a second that `plain` and the cipher allow one after the other.
+    pub fn series(&self) -> f64 {
+        1.0 / (1.0 / self.plain.rate + 1.0 / self.cipher.rate)
+    }
+
+    /// The processor time of `plain` and the cipher, as a part of what `crypt` takes. Other work on the machine, which
+    /// changes rates, hardly changes this.
+    pub fn efficiency(&self) -> f64 {
+        (self.plain.cpu + self.cipher.cpu) / self.crypt.cpu
+    }
+}
+
+/// Measures one workload on `file`.
+pub fn measure(
+    file: &Scratch,
+    workload: Workload,
+    settings: &Settings,
+    qemu: Option<&Qemu>,
+) -> Result<Outcome> {
+    let Settings { sector_size, cpu_path, rounds, seconds } = *settings;
+    let dek = Dek::generate()?;
+    let cipher = || Cipher::new(&dek, sector_size, cpu_path);
+    let options = BackingOptions { offset: 0, length: None, sector_size, read_only: false };
+    let backing = || Backing::open(&file.path, &options);
+    let plain_target = Plain::new(backing()?, sector_size, false, false);
+    let crypt_target = Crypt::new(backing()?, cipher()?, false, false);
+    let alone = cipher()?;
+    let (mut plain, mut crypt, mut ciphers, mut added) = (vec![], vec![], vec![], vec![]);
+    for _ in 0..rounds {
+        plain.push(load::of_target(&plain_target, workload, seconds)?);
+        crypt.push(load::of_target(&crypt_target, workload, seconds)?);
+        ciphers.push(load::of_cipher(&alone, workload, seconds / 4.0)?);
+        if let Some(qemu) = qemu {
+            added.push(qemu.seconds_added(workload, file.bytes)?);
+        }
+    }
+    let plain = medians(&plain);
+    let qemu = qemu.map(|_| 1.0 / (1.0 / plain.rate + median(added)));
+    Ok(Outcome { plain, crypt: medians(&crypt), cipher: medians(&ciphers), qemu })
+}
+
+fn medians(rounds: &[Done]) -> Done {
+    let of = |part: fn(&Done) -> f64| median(rounds.iter().map(part));
+    Done { rate: of(|done| done.rate), cpu: of(|done| done.cpu) }
+}

@@ -1,0 +1,94 @@
+//! QEMU's LUKS driver under the same requests.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use super::{Result, Workload};
+
+/// QEMU's LUKS driver on a file of its own beside ours.
+///
+/// `qemu-img bench` cannot be given the secret that LUKS needs, so `qemu-io` runs the same requests in waves of the
+/// depth: once through the LUKS driver and once without. What the driver adds to a request is the difference; put on
+/// top of our own `plain`, it says what our data path would do with QEMU's cipher in it. That favours QEMU, whose own
+/// path is left out.
+pub struct Qemu {
+    luks: PathBuf,
+    raw: PathBuf,
+}
+
+const SECRET: &str = "secret,id=key,data=a-passphrase";
+
+impl Qemu {
+    /// Images of `size` bytes beside a file that was written already.
+    pub fn new(beside: &Path, size: u64) -> Result<Self> {
+        let (luks, raw) = (beside.with_extension("luks"), beside.with_extension("raw"));
+        std::fs::copy(beside, &raw)?;
+        let made = Command::new("qemu-img")
+            .args(["create", "-q", "--object", SECRET, "-f", "luks", "-o", "key-secret=key,iter-time=10"])
+            .args(["-o", "preallocation=full", &luks.display().to_string(), &size.to_string()])
+            .status()?;
+        if made.success() {
+            Ok(Self { luks, raw })
+        } else {
+            Err("qemu-img could not create a LUKS image".into())
+        }
+    }
+
+    /// Seconds that the driver adds to a request, with the way of I/O that serves LUKS fastest.
+    pub(super) fn seconds_added(&self, workload: Workload, size: u64) -> Result<f64> {
+        let count = (512u64 << 20) / u64::from(workload.block).max(32 << 10);
+        let script = self.script(workload, count, size);
+        let mut best: Option<(f64, f64)> = None;
+        for way in ["native", "threads", "io_uring"] {
+            // A file system that has no I/O past the page cache refuses `native`.
+            let Ok(luks) = self.run(&script, "driver=luks,key-secret=key", &self.luks, way) else { continue };
+            let raw = self.run(&script, "driver=raw", &self.raw, way)?;
+            if best.is_none_or(|(fastest, _)| luks < fastest) {
+                best = Some((luks, raw));
+            }
+        }
+        let (luks, raw) = best.ok_or("qemu-io does not run")?;
+        Ok((luks - raw).max(0.0) / count as f64)
+    }
+
+    fn script(&self, workload: Workload, count: u64, size: u64) -> String {
+        let op = if workload.write { "aio_write" } else { "aio_read" };
+        let blocks = size / u64::from(workload.block);
+        let mut script = String::new();
+        for n in 0..count {
+            let block =
+                if workload.random { n.wrapping_mul(0x9e37_79b9_7f4a_7c15) % blocks } else { n % blocks };
+            script += &format!("{op} -q {} {}\n", block * u64::from(workload.block), workload.block);
+            if (n + 1).is_multiple_of(workload.depth.into()) {
+                script += "aio_flush\n";
+            }
+        }
+        script
+    }
+
+    fn run(&self, script: &str, driver: &str, image: &Path, way: &str) -> Result<f64> {
+        let cache = if way == "native" { "cache.direct=on,file.cache.direct=on," } else { "" };
+        let image = image.display();
+        let options = format!("{driver},{cache}file.driver=file,file.aio={way},file.filename={image}");
+        let start = Instant::now();
+        let mut child = Command::new("qemu-io")
+            .args(["--object", SECRET, "--image-opts", &options])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()?;
+        child.stdin.take().ok_or("no pipe to qemu-io")?.write_all(script.as_bytes())?;
+        if child.wait()?.success() { Ok(start.elapsed().as_secs_f64()) } else { Err("qemu-io failed".into()) }
+    }
+}
+
+impl Drop for Qemu {
+    fn drop(&mut self) {
+        for file in [&self.luks, &self.raw] {
+            // Nothing depends on the removal: the files are ours, and their place is a temporary one.
+            let _ = std::fs::remove_file(file);
+        }
+    }
+}
