@@ -7,6 +7,7 @@
 extern crate self as blkseal;
 
 pub mod atomic_file;
+pub mod capabilities;
 pub mod cli;
 pub mod control;
 pub mod daemon;
@@ -14,6 +15,7 @@ pub mod logging;
 pub mod luks;
 pub mod name;
 pub mod provider;
+pub mod seccomp;
 pub mod volume;
 pub mod wiping_alloc;
 pub mod worker;

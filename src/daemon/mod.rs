@@ -42,6 +42,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
+use caps::Capability;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{SigSet, Signal};
@@ -54,7 +55,7 @@ use crate::control::{self, Failure, FailureKind};
 use crate::logging;
 use crate::name::Name;
 use crate::provider::native::KdfCost;
-use crate::{provider, volume};
+use crate::{capabilities, provider, seccomp, volume};
 use devices::Device;
 use roles::Roles;
 use turns::Turns;
@@ -64,6 +65,20 @@ const STOP_LIMIT: Duration = Duration::from_secs(30);
 
 /// Everybody may connect, for `roles.toml` says who may do what.
 const SOCKET_MODE: u32 = 0o666;
+
+/// What ublk's control commands (`SYS_ADMIN`), the I/O flusher (`SYS_RESOURCE`), locked memory (`IPC_LOCK`), giving up the
+/// rest (`SETPCAP`), other users' backings (`DAC_*`), the search for a device's users (`SYS_PTRACE`) and ending workers (`KILL`)
+/// take. The same as in `systemd/blkseald.service`.
+const KEPT: [Capability; 8] = [
+    Capability::CAP_SYS_ADMIN,
+    Capability::CAP_SYS_RESOURCE,
+    Capability::CAP_IPC_LOCK,
+    Capability::CAP_SETPCAP,
+    Capability::CAP_DAC_OVERRIDE,
+    Capability::CAP_DAC_READ_SEARCH,
+    Capability::CAP_SYS_PTRACE,
+    Capability::CAP_KILL,
+];
 
 /// What the daemon knows and holds. One value serves all connections.
 struct Daemon {
@@ -123,6 +138,7 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     check_host()?;
     let options = options.prepared()?;
     protect_memory()?;
+    give_up_privileges()?;
     let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
     signals.thread_block().map_err(|error| system("block signals", error.into()))?;
     let _only = lock(&options)?;
@@ -165,6 +181,11 @@ fn protect_memory() -> Result<(), Failure> {
         system("lock memory", error)
             .hint("raise the limit: LimitMEMLOCK=infinity in the unit, or 'ulimit -l unlimited' in the shell")
     })
+}
+
+fn give_up_privileges() -> Result<(), Failure> {
+    capabilities::keep_only(&KEPT).map_err(|error| Failure::from_error(FailureKind::System, &error))?;
+    seccomp::refuse_needless().map_err(|error| Failure::from_error(FailureKind::System, &error))
 }
 
 /// One daemon a run directory: two would each take the other's workers for dead.

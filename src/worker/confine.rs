@@ -1,16 +1,18 @@
 //! What a worker gives up, so that whoever takes it over gets little.
 
-use std::collections::HashSet;
-use std::fs;
+use std::fs::{self, DirBuilder};
 use std::io;
+use std::os::unix::fs::DirBuilderExt;
 
-use caps::{CapSet, Capability};
+use caps::Capability;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
 use nix::sys::signal::SigSet;
 use nix::unistd::setsid;
 use ublk_targets::secret::process;
+
+use crate::capabilities;
 
 /// What ublk's control commands need, for as long as the device lives: to delete it is one of them.
 const KEPT: Capability = Capability::CAP_SYS_ADMIN;
@@ -37,24 +39,20 @@ pub(super) fn from_the_start() -> io::Result<()> {
 pub(super) fn for_service() -> io::Result<()> {
     unshare(CloneFlags::CLONE_NEWNS)?;
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
+    keep_records_private()?;
     for place in mounts()?.iter().rev().filter(|place| !KEPT_MOUNTS.contains(&place.as_str())) {
         // One that is below another that is gone already is gone too.
         let _ = umount2(place.as_str(), MntFlags::MNT_DETACH);
     }
-    drop_capabilities().map_err(|error| io::Error::other(error.to_string()))
+    capabilities::keep_only(&[KEPT]).map_err(|error| io::Error::other(error.to_string()))
 }
 
-fn drop_capabilities() -> Result<(), caps::errors::CapsError> {
-    for capability in caps::read(None, CapSet::Bounding)? {
-        if capability != KEPT {
-            caps::drop(None, CapSet::Bounding, capability)?;
-        }
+/// libublk writes a record of each device here, as root, and would make the directory one that everybody writes to.
+fn keep_records_private() -> io::Result<()> {
+    match DirBuilder::new().mode(0o755).create("/run/ublksrvd") {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
     }
-    let kept = HashSet::from([KEPT]);
-    caps::clear(None, CapSet::Ambient)?;
-    caps::set(None, CapSet::Inheritable, &HashSet::new())?;
-    caps::set(None, CapSet::Effective, &kept)?;
-    caps::set(None, CapSet::Permitted, &kept)
 }
 
 /// Where things are mounted in this process's view, in the order of mounting.

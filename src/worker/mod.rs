@@ -25,6 +25,7 @@ use ublk_targets::target::Target;
 use crate::control::worker::{Job, Report, Serve, WorkerCalls};
 use crate::control::{self, Answer, Counters, Failure, FailureKind, Peer, Secrets, Service};
 use crate::logging;
+use crate::seccomp;
 use target::{Keys, Prepared};
 
 /// How long the daemon may take to hand over the job.
@@ -89,6 +90,10 @@ fn serve_target<T: Target>(
 ) -> Result<(), Failure> {
     let layout = Layout { queues: job.queues, depth: job.depth, max_io: job.max_io_bytes };
     let ready = move |running: Running| {
+        if let Err(error) = seccomp::allow_serving() {
+            // The device serves already: to end now would help nobody.
+            log::error!("volume {}: {}", job.name, Failure::from_error(FailureKind::System, &error));
+        }
         let worker = Arc::new(Worker { job, keys, running });
         answer.give(Ok(worker.report()));
         std::thread::spawn(move || control::serve(&worker, &listener));

@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use crate::support::host::{KEY_FILE, PASSPHRASE};
-use crate::support::{Disk, Host, run};
+use crate::support::{Disk, Host, core, run};
 
 const PLAINTEXT: &[u8] = b"this sentence is plaintext and must not be found below the device";
 
@@ -105,7 +105,7 @@ fn the_search_finds_what_is_there() {
 
 #[test]
 fn keys_and_plaintext_are_nowhere() {
-    let host = Host::start();
+    let mut host = Host::start();
     let backing = host.image("backing", 48 << 20);
     let volume = host.create("secret", &backing, &[]);
     volume.add_recovery();
@@ -129,15 +129,7 @@ fn keys_and_plaintext_are_nowhere() {
     assert_process_clean("the daemon", host.daemon_pid(), &secrets);
     assert_process_clean("the worker", worker, &secrets);
 
-    fs::write("/proc/sys/kernel/core_pattern", host.path("core.%p")).unwrap();
-    run(&format!("prlimit --pid {worker} --core=unlimited:unlimited"));
-    run(&format!("kill -ABRT {worker}"));
-    std::thread::sleep(std::time::Duration::from_secs(2));
-    let core = host.path(&format!("core.{worker}"));
-    if let Ok(core) = fs::read(&core) {
-        assert_clean("the worker's core", &core, &secrets);
-        assert!(!holds(&core, PLAINTEXT), "plaintext is in the worker's core");
-    }
+    assert!(core::abort(worker).is_none(), "the worker left a core");
     // The device serves again, by another worker, whose memory is as clean.
     assert!(disk.read(0, 1 << 20).unwrap() == text);
     let second = volume.worker_pid();
@@ -147,6 +139,8 @@ fn keys_and_plaintext_are_nowhere() {
     drop(disk);
     volume.close();
     assert_process_clean("the daemon, after closing", host.daemon_pid(), &secrets);
+    assert!(core::abort(host.daemon_pid()).is_none(), "the daemon left a core");
+    host.wait_for_daemon();
 
     let stored = fs::read(&backing).unwrap();
     assert_clean("the backing", &stored, &keys);
@@ -155,6 +149,78 @@ fn keys_and_plaintext_are_nowhere() {
     for file in run(&format!("find {} {} -type f", host.path("state"), host.path("run"))).lines() {
         assert_clean(file, &fs::read(file).unwrap(), &secrets);
     }
+}
+
+/// What root gets by force: the cores of a worker and a daemon that were made dumpable.
+#[test]
+fn forced_cores_hold_no_keys_and_no_plaintext() {
+    let mut host = Host::start();
+    let volume = host.create("forced", &host.image("backing", 48 << 20), &[]);
+    volume.add_recovery();
+    let disk = Disk::open(&volume.open(&[]), 0);
+    let text: Vec<u8> = PLAINTEXT.iter().copied().cycle().take(1 << 20).collect();
+    disk.write(0, &text).unwrap();
+    assert!(disk.read(0, 1 << 20).unwrap() == text);
+    let (dek, kek) = (volume.dek(), kek(&host));
+    let secrets = needles(
+        &[("the DEK", &dek), ("the KEK", &kek)],
+        &[
+            ("the passphrase", PASSPHRASE.as_bytes()),
+            ("the key file", KEY_FILE.as_bytes()),
+            ("plaintext", PLAINTEXT),
+        ],
+    );
+    let worker = core::force(volume.worker_pid());
+    // The device serves again, by another worker.
+    assert!(disk.read(0, 1 << 20).unwrap() == text);
+    drop(disk);
+    let daemon = core::force(host.daemon_pid());
+    for (who, core) in [("worker", &worker), ("daemon", &daemon)] {
+        assert!(
+            core.starts_with(b"\x7fELF") && core.len() > 1 << 18,
+            "{who}: a core of {} bytes",
+            core.len()
+        );
+        assert_clean(&format!("the {who}'s core"), core, &secrets);
+    }
+    host.wait_for_daemon();
+    host.start_daemon();
+    host.blkseal(&["close", "forced"]);
+}
+
+/// Who takes over a worker or the daemon meets the filter of system calls, and has few capabilities.
+#[test]
+fn processes_are_confined() {
+    let host = Host::start();
+    let volume = host.create("confined", &host.image("backing", 32 << 20), &[]);
+    volume.open(&[]);
+    let refused = i64::from(-libc::EPERM);
+    let inet_socket = [libc::AF_INET, libc::SOCK_STREAM, 0].map(|n| u64::from(n.unsigned_abs()));
+    let dumpable = [u64::from(libc::PR_SET_DUMPABLE.unsigned_abs()), 1, 0];
+    let own_pid = |pid| core::call(pid, libc::SYS_getpid, [0; 3]);
+    let (worker, daemon) = (volume.worker_pid(), host.daemon_pid());
+    assert_eq!(
+        [own_pid(worker), own_pid(daemon)],
+        [i64::from(worker), i64::from(daemon)],
+        "calls are made at all"
+    );
+    for (call, arguments) in
+        [(libc::SYS_socket, inet_socket), (libc::SYS_execve, [0; 3]), (libc::SYS_prctl, dumpable)]
+    {
+        assert_eq!(core::call(worker, call, arguments), refused, "the worker makes system call {call}");
+    }
+    for process in [worker, daemon] {
+        assert_eq!(core::call(process, libc::SYS_swapon, [0; 3]), refused, "without the filter it is EFAULT");
+    }
+    let capabilities = |pid| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("CapBnd:")).unwrap().trim().to_owned();
+        u64::from_str_radix(&line, 16).unwrap()
+    };
+    const CAP_SYS_ADMIN: u64 = 1 << 21; // linux/capability.h
+    assert_eq!(capabilities(worker), CAP_SYS_ADMIN);
+    assert_eq!(capabilities(daemon).count_ones(), 8);
+    volume.close();
 }
 
 #[test]

@@ -57,9 +57,13 @@ impl Host {
 
     /// Ends the daemon with a signal by name and waits for its end. Its workers live on.
     pub fn end_daemon(&mut self, signal: &str) {
-        let mut daemon = self.daemon.take().unwrap();
-        run_in(Command::new("kill").args([format!("-{signal}"), daemon.id().to_string()]));
-        daemon.wait().unwrap();
+        run_in(Command::new("kill").args([format!("-{signal}"), self.daemon_pid().to_string()]));
+        self.wait_for_daemon();
+    }
+
+    /// Waits for the end of a daemon that was sent a signal.
+    pub fn wait_for_daemon(&mut self) {
+        self.daemon.take().unwrap().wait().unwrap();
     }
 
     /// A path in the host's directory.
@@ -135,15 +139,13 @@ impl Drop for Host {
     fn drop(&mut self) {
         // Whatever a failed test left open would hold its devices in the next test's way.
         if self.daemon.is_some() {
-            let names: Vec<String> = self.json(&["list"])["volumes"]
-                .as_array()
-                .into_iter()
-                .flatten()
-                .filter(|volume| !volume["device"].is_null())
-                .map(|volume| volume["name"].as_str().unwrap().to_owned())
-                .collect();
-            for name in names {
-                self.try_blkseal(&["close", &name]);
+            let listed = self.try_blkseal(&["list", "--json"]).stdout;
+            // A failed test may leave a daemon that does not answer.
+            let listed: serde_json::Value = serde_json::from_slice(&listed).unwrap_or_default();
+            for volume in listed["volumes"].as_array().into_iter().flatten() {
+                if let (false, Some(name)) = (volume["device"].is_null(), volume["name"].as_str()) {
+                    self.try_blkseal(&["close", name]);
+                }
             }
             self.end_daemon("TERM");
         }
@@ -181,6 +183,11 @@ impl Volume<'_> {
         // udev may look at a device for a moment after somebody wrote to it.
         super::shell::run("udevadm settle");
         self.host.blkseal(&["close", &self.name]);
+        assert!(
+            !self.host.log().contains("does not end"),
+            "the worker had to be killed: {}",
+            self.host.log()
+        );
     }
 
     /// `blkseal status --json`.

@@ -1,5 +1,6 @@
 //! A host to test on: a daemon with directories of its own, images, and the tools that serve as oracles.
 
+pub mod core;
 pub mod disk;
 pub mod host;
 pub mod shell;

@@ -1,0 +1,150 @@
+//! What a process may ask of the kernel (seccomp(2)), so that whoever takes it over gets little further.
+//!
+//! A refused call fails with EPERM and does not end the process: a device whose worker ends at each start would be worse
+//! for its users than a call that nobody foresaw.
+
+use std::collections::BTreeMap;
+use std::env::consts::ARCH;
+
+use libc::c_long;
+use seccompiler::{
+    BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule,
+};
+
+/// What no process of blkseal has a use for, as long as it lives: other processes' memory, the kernel's keys and code, the
+/// machine's clock and swap.
+const NEVER: &[c_long] = &[
+    libc::SYS_acct,
+    libc::SYS_add_key,
+    libc::SYS_adjtimex,
+    libc::SYS_bpf,
+    libc::SYS_clock_adjtime,
+    libc::SYS_clock_settime,
+    libc::SYS_delete_module,
+    libc::SYS_finit_module,
+    libc::SYS_init_module,
+    libc::SYS_kexec_file_load,
+    libc::SYS_kexec_load,
+    libc::SYS_open_by_handle_at,
+    libc::SYS_perf_event_open,
+    libc::SYS_personality,
+    libc::SYS_pivot_root,
+    libc::SYS_process_vm_readv,
+    libc::SYS_process_vm_writev,
+    libc::SYS_ptrace,
+    libc::SYS_quotactl,
+    libc::SYS_reboot,
+    libc::SYS_request_key,
+    libc::SYS_settimeofday,
+    libc::SYS_swapoff,
+    libc::SYS_swapon,
+    libc::SYS_userfaultfd,
+];
+
+/// What a worker does once its device serves. It opens nothing, connects to nothing and starts nothing but threads.
+const SERVING: &[c_long] = &[
+    // Requests: all I/O on the device and on the backing goes through rings.
+    libc::SYS_io_uring_enter,
+    libc::SYS_io_uring_register,
+    libc::SYS_io_uring_setup,
+    // Memory, of the allocator and of threads' stacks.
+    libc::SYS_brk,
+    libc::SYS_madvise,
+    libc::SYS_mmap,
+    libc::SYS_mprotect,
+    libc::SYS_mremap,
+    libc::SYS_munmap,
+    // Threads: one for each connection to the worker's socket.
+    libc::SYS_clone,
+    libc::SYS_clone3,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+    libc::SYS_futex,
+    libc::SYS_gettid,
+    libc::SYS_restart_syscall,
+    libc::SYS_rseq,
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_sched_getaffinity,
+    libc::SYS_sched_yield,
+    libc::SYS_set_robust_list,
+    libc::SYS_sigaltstack,
+    // The worker's socket, and its log on standard error.
+    libc::SYS_accept4,
+    libc::SYS_close,
+    libc::SYS_fcntl,
+    libc::SYS_getpid,
+    libc::SYS_getsockopt,
+    libc::SYS_ppoll,
+    libc::SYS_read,
+    libc::SYS_recvmsg,
+    libc::SYS_sendmsg,
+    libc::SYS_setsockopt,
+    libc::SYS_shutdown,
+    libc::SYS_write,
+    libc::SYS_writev,
+    // Time, where the vDSO has to ask the kernel, and the timers of the executor.
+    libc::SYS_clock_gettime,
+    libc::SYS_clock_nanosleep,
+    libc::SYS_epoll_create1,
+    libc::SYS_epoll_ctl,
+    libc::SYS_epoll_pwait,
+    libc::SYS_eventfd2,
+    libc::SYS_timerfd_create,
+    libc::SYS_timerfd_settime,
+    // The end: a failed assertion aborts, and libublk removes its record of the device.
+    libc::SYS_getrandom,
+    libc::SYS_statx,
+    libc::SYS_tgkill,
+    libc::SYS_unlinkat,
+];
+
+/// The same by the names that only this architecture has.
+#[cfg(target_arch = "x86_64")]
+const SERVING_X86: &[c_long] = &[libc::SYS_epoll_wait, libc::SYS_poll, libc::SYS_unlink];
+#[cfg(not(target_arch = "x86_64"))]
+const SERVING_X86: &[c_long] = &[];
+
+/// Why a filter is not in place.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no filter for this processor.
+    #[error("there is no system call filter for this architecture")]
+    Filter(#[from] BackendError),
+    /// The kernel did not take it.
+    #[error("the kernel does not take the system call filter")]
+    Kernel(#[from] seccompiler::Error),
+}
+
+/// From now on every thread of this process, and every process that it starts, is refused what blkseal never does.
+pub fn refuse_needless() -> Result<(), Error> {
+    let rules = NEVER.iter().map(|call| (*call, Vec::new())).collect();
+    apply(rules, SeccompAction::Allow, SeccompAction::Errno(libc::EPERM.unsigned_abs()))
+}
+
+/// From now on every thread of this process may do only what serving a device takes. Not to be undone.
+pub fn allow_serving() -> Result<(), Error> {
+    let calls = SERVING.iter().chain(SERVING_X86);
+    let mut rules: BTreeMap<_, _> = calls.map(|call| (*call, Vec::new())).collect();
+    // Threads get names; the attributes that keep this process from being dumped stay.
+    let name_only = SeccompCondition::new(
+        0,
+        SeccompCmpArgLen::Dword,
+        SeccompCmpOp::Eq,
+        libc::PR_SET_NAME.unsigned_abs().into(),
+    )?;
+    rules.insert(libc::SYS_prctl, vec![SeccompRule::new(vec![name_only])?]);
+    apply(rules, SeccompAction::Errno(libc::EPERM.unsigned_abs()), SeccompAction::Allow)
+}
+
+fn apply(
+    rules: BTreeMap<c_long, Vec<SeccompRule>>,
+    otherwise: SeccompAction,
+    matching: SeccompAction,
+) -> Result<(), Error> {
+    let filter = SeccompFilter::new(rules, otherwise, matching, ARCH.try_into()?)?;
+    let program: BpfProgram = filter.try_into()?;
+    Ok(seccompiler::apply_filter_all_threads(&program)?)
+}
