@@ -112,6 +112,12 @@ pub const STATUS: &str = "
   blkseal status vm1 --json | jq .device.counters
   blkseal status                          # the daemon itself";
 
+/// Examples of `events`.
+pub const EVENTS: &str = "
+  blkseal events --since 7d --volume vm1
+  blkseal events --follow
+  blkseal events --json | jq -r 'select(.result == \"NotPermitted\") | [.time, .uid, .verb, .volume] | @tsv'";
+
 /// Examples of `recovery`.
 pub const RECOVERY: &str = "
   blkseal recovery add vm1

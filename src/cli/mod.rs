@@ -15,6 +15,7 @@ mod close;
 mod completions;
 mod create;
 mod daemon;
+mod events;
 mod help;
 mod kek;
 mod key_servers;
@@ -65,6 +66,7 @@ enum Verb {
     Close(close::Close),
     List(list::List),
     Status(status::Status),
+    Events(events::Events),
     #[command(subcommand)]
     Recovery(recovery::Recovery),
     #[command(subcommand)]
@@ -104,6 +106,7 @@ impl Verb {
             Self::Close(verb) => verb.run(session),
             Self::List(verb) => verb.run(session),
             Self::Status(verb) => verb.run(session),
+            Self::Events(verb) => verb.run(session),
             Self::Recovery(verb) => verb.run(session),
             Self::Study(verb) => verb.run(session),
             Self::Daemon(verb) => verb.run(session),

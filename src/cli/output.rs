@@ -42,26 +42,37 @@ impl Output {
 
     /// Writes `answer` as a line of JSON, or as the text that `text` makes of it.
     pub fn answer<T: Serialize>(self, answer: &T, text: impl FnOnce(&T) -> String) -> Result<(), Failure> {
-        if self.json {
-            let line = serde_json::to_string(answer).map_err(|error| {
-                Failure::new(FailureKind::Internal, format!("cannot write the answer as JSON: {error}"))
-            })?;
-            write_all(&format!("{line}\n"))
-        } else {
-            write_all(&text(answer))
+        write_all(&self.render(answer, text)?)
+    }
+
+    /// The line of JSON, or the text that `text` makes of it, which `answer` is.
+    pub fn render<T: Serialize>(
+        self,
+        answer: &T,
+        text: impl FnOnce(&T) -> String,
+    ) -> Result<String, Failure> {
+        if !self.json {
+            return Ok(text(answer));
         }
+        serde_json::to_string(answer).map(|line| line + "\n").map_err(|error| {
+            Failure::new(FailureKind::Internal, format!("cannot write the answer as JSON: {error}"))
+        })
     }
 }
 
 /// Writes `text` to standard output, without its colours where that is no terminal or NO_COLOR is set. A reader that
 /// has seen enough and closed its end is no failure.
 pub fn write_all(text: &str) -> Result<(), Failure> {
+    write_while_read(text).map(|_| ())
+}
+
+/// As [`write_all`]; says whether the reader is still there.
+pub fn write_while_read(text: &str) -> Result<bool, Failure> {
     let mut out = anstream::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Failure::new(FailureKind::Io, format!("cannot write to standard output: {error}")))
-        }
-        _ => Ok(()),
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(Failure::new(FailureKind::Io, format!("cannot write to standard output: {error}"))),
     }
 }
 

@@ -3,6 +3,10 @@
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
+
 use crate::control::{self, Failure, FailureKind, Name};
 
 /// Bytes: digits, then nothing or a unit of K, M, G, T or P (powers of 1024), which `iB` may follow.
@@ -44,6 +48,18 @@ pub fn duration(text: &str) -> Result<u64, String> {
     let total = number.parse::<u64>().ok().and_then(|number| number.checked_mul(seconds));
     let known = total.filter(|&total| total > 0);
     known.ok_or_else(|| "a time is a number of seconds above 0, or a number with s, m, h or d".into())
+}
+
+/// A time, as RFC 3339 writes it: given so, or as a date or time without a zone, in UTC, or as how long ago it was.
+pub fn since(text: &str) -> Result<String, String> {
+    let ago = || {
+        Timestamp::now().checked_sub(SignedDuration::from_secs(duration(text).ok()?.try_into().ok()?)).ok()
+    };
+    let without_zone = || Some(text.parse::<DateTime>().ok()?.to_zoned(TimeZone::UTC).ok()?.timestamp());
+    let time = ago().or_else(|| text.parse().ok()).or_else(without_zone);
+    time.map(|time: Timestamp| time.to_string()).ok_or_else(|| {
+        "it takes a time as 2026-11-23T10:00:00Z or 2026-11-23, or how long ago it was, as 90s, 30m, 12h, 7d".into()
+    })
 }
 
 /// A number within `range`, all of which `T` can hold.
@@ -148,7 +164,7 @@ impl std::str::FromStr for VolumeArgument {
 mod tests {
     use proptest::prelude::*;
 
-    use super::{KekArgument, VolumeArgument, max_io, number, sector_size, size};
+    use super::{KekArgument, VolumeArgument, max_io, number, sector_size, since, size};
 
     #[test]
     fn sizes_take_units_of_1024() {
@@ -200,6 +216,28 @@ mod tests {
         }
         assert_eq!((sector_size("4K"), sector_size("512")), (Ok(4096), Ok(512)));
         assert!(sector_size("4294967808").unwrap_err().contains("512 or 4096"));
+    }
+
+    #[test]
+    fn times_are_given_as_such_or_as_how_long_ago() {
+        for (text, time) in [
+            ("2026-11-23T10:00:00Z", "2026-11-23T10:00:00Z"),
+            ("2026-11-23T10:00:00.5+02:00", "2026-11-23T08:00:00.5Z"),
+            ("2026-11-23 10:00", "2026-11-23T10:00:00Z"),
+            ("2026-11-23", "2026-11-23T00:00:00Z"),
+        ] {
+            assert_eq!(since(text), Ok(time.into()), "{text}");
+        }
+        let ago = |text: &str| {
+            let then: jiff::Timestamp = since(text).unwrap().parse().unwrap();
+            jiff::Timestamp::now().duration_since(then).as_secs()
+        };
+        assert!((7200..7260).contains(&ago("2h")) && (604_800..604_860).contains(&ago("7d")));
+        for text in
+            ["", "0", "yesterday", "10:00", "2026-13-01", "99999999999999999999s", "9223372036854775807s"]
+        {
+            assert!(since(text).unwrap_err().contains("2026-11-23T10:00:00Z"), "{text}");
+        }
     }
 
     #[test]

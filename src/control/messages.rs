@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::Name;
+use super::events::{EventPage, Events};
 use super::interface::{Nothing, interface};
 use super::keks::{Kek, KekActivate, KekCreate, KekDestroy, KekList, KekRevoke, KekShow, Keks};
 use super::key_servers::{Checked, Met, ProviderAddKmip, ProviderCheck, ProviderMeet};
@@ -43,6 +44,7 @@ interface! {
         Close -> Nothing,
         List -> Volumes,
         Status -> Volume,
+        Events -> EventPage,
         RecoveryAdd -> RecoveryAdded,
         RecoveryRemove -> RecoveryRemoved,
     }

@@ -12,12 +12,14 @@
 //! | `service` | the other side: a thread a connection, each call parsed and handed to a [`Service`] |
 //! | `messages` | the methods of `io.blkseal.Daemon` and what is in them |
 //! | `key_servers`, `keks` | those of its methods that are about key servers, and about KEKs |
+//! | `events` | the one that reads the event log |
 //! | `worker` | the methods of `io.blkseal.Worker` |
 //! | `peer` | who calls: user, groups and process, from the kernel |
 //! | `failure` | the one error that crosses a socket: kind, message, hint, exit code |
 //! | `socket` | messages of bounded size, and descriptors, on a blocking Unix socket |
 
 mod client;
+mod events;
 mod failure;
 mod interface;
 mod keks;
@@ -30,6 +32,7 @@ pub mod worker;
 
 pub use crate::name::{Name, NameError};
 pub use client::Client;
+pub use events::*;
 pub use failure::{Failure, FailureKind};
 pub use interface::{Interface, Method, Nothing};
 pub use keks::*;

@@ -13,7 +13,7 @@ use ublk_targets::secret::Dek;
 
 use super::Daemon;
 use super::authorise::{Caller, Privilege};
-use super::events::Event;
+use super::events::Action;
 use super::process::Process;
 use super::volumes::{place, tell};
 use super::{links, worker};
@@ -45,7 +45,7 @@ impl Daemon {
         self: &Arc<Self>,
         call: &Open,
         caller: &Caller,
-        event: &mut Event,
+        action: &mut Action,
     ) -> Result<Volume, Failure> {
         let name = match self.name_of(&call.volume) {
             Some(name) if !self.was_replaced(&name, &call.volume) => name,
@@ -63,7 +63,7 @@ impl Daemon {
             return self.open_again(&name, &device);
         }
         let header = self.header_of(&name)?;
-        tell(event, &name, &header);
+        tell(action, &name, &header);
         let job = self.crypt_job(&name, &header, &call.options)?;
         let dek = self.unlock(&name, &header)?;
         self.start(job, Some(dek))?;
@@ -135,15 +135,15 @@ impl Daemon {
         Ok(self.volume(&call.name))
     }
 
-    pub(super) fn close(&self, text: &str, event: &mut Event) -> Result<Nothing, Failure> {
+    pub(super) fn close(&self, text: &str, action: &mut Action) -> Result<Nothing, Failure> {
         let name = self.name_of(text).ok_or_else(|| VolumeError::Unknown(text.to_owned()))?;
         let _turn = self.turns.take(&name);
         let Some(device) = self.devices().get(&name).cloned() else {
             return Err(Failure::new(FailureKind::NotFound, format!("volume {name} is not open")));
         };
         let job = &device.report.job;
-        event.volume = Some(name.to_string());
-        (event.uuid, event.provider, event.kek_id) = (job.uuid, job.provider.clone(), job.kek_id.clone());
+        action.volume = Some(name.to_string());
+        (action.uuid, action.provider, action.kek_id) = (job.uuid, job.provider.clone(), job.kek_id.clone());
         let claim = volume::claim_unused(&name, &device.report.node)?;
         let flushed = match device.state {
             State::Live => claim.sync_all(),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::Daemon;
-use super::events::Event;
+use super::events::Action;
 use super::providers::{provider_name, some_of};
 use crate::control::{Failure, FailureKind, Kek, KekCreate, KekState, Keks};
 use crate::luks;
@@ -56,11 +56,11 @@ impl Daemon {
         Ok(Teller::new(&*provider)?.tell(&id, Some(&info), self.users_of(name, &id)))
     }
 
-    pub(super) fn kek_create(&self, call: &KekCreate, event: &mut Event) -> Result<Kek, Failure> {
+    pub(super) fn kek_create(&self, call: &KekCreate, action: &mut Action) -> Result<Kek, Failure> {
         let provider = self.provider_or_default(call.provider.as_ref())?;
-        event.provider = Some(provider.name().to_string());
+        action.provider = Some(provider.name().to_string());
         let id = if call.inactive { provider.create_inactive_kek() } else { provider.create_kek() }?;
-        event.kek_id = Some(id.to_string());
+        action.kek_id = Some(id.to_string());
         Ok(Teller::new(&*provider)?.tell(&id, provider.kek(&id).ok().as_ref(), Vec::new()))
     }
 

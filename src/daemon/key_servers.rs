@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Daemon;
+use super::events::{Action, Recorder};
 use super::providers::provider_name;
 use crate::control::{
     Certificate, Checked, Failure, FailureKind, KeyServer, KeyServerStatus, Met, MetCertificate, Provider,
@@ -11,7 +12,8 @@ use crate::control::{
 };
 use crate::name::Name;
 use crate::provider::kmip::{
-    self, CertificateInfo, KmipConfig, KmipProvider, Limits, ServerAddress, ServerReport, ServerStatus, Trust,
+    self, CertificateInfo, KmipConfig, KmipEvent, KmipProvider, Limits, Observer, ServerAddress,
+    ServerReport, ServerStatus, Trust,
 };
 use crate::provider::{ProviderConfig, ProviderError, ProviderName};
 use crate::volume;
@@ -29,7 +31,7 @@ impl Daemon {
         let reports =
             kmip::check(&config).map_err(|source| ProviderError::Kmip { provider: name.clone(), source })?;
         one_serves(&name, reports)?;
-        let provider = KmipProvider::new(name.clone(), config, kmip::log_observer());
+        let provider = KmipProvider::new(name.clone(), config, observer(&self.recorder));
         volume::wrapping_kek(&provider, None)?;
         let mut providers = self.providers();
         providers.add_kmip(provider)?;
@@ -71,6 +73,36 @@ impl Daemon {
             }
         });
     }
+}
+
+/// Records what happens with the servers and keys of every KMIP provider.
+pub(super) fn observer(recorder: &Arc<Recorder>) -> Observer {
+    let recorder = Arc::clone(recorder);
+    Arc::new(move |provider, event| {
+        let (action, result) = described(event);
+        recorder.record(&Action { provider: Some(provider.to_string()), ..action }, &result);
+    })
+}
+
+fn described(event: &KmipEvent) -> (Action, Result<(), Failure>) {
+    let (verb, server, kek_id) = match event {
+        KmipEvent::ServerFailed { server, .. } | KmipEvent::NowUsing(server) => {
+            ("failover", Some(server), None)
+        }
+        KmipEvent::AllFailed => ("failover", None, None),
+        KmipEvent::KeyFetched { id, server } => ("key fetch", Some(server), Some(id)),
+        KmipEvent::KeyOutOfUse { id, server, .. } => ("key use", Some(server), Some(id)),
+        KmipEvent::KeyDropped(id) => ("key drop", None, Some(id)),
+    };
+    let (server, kek_id) = (server.map(ToString::to_string), kek_id.map(ToString::to_string));
+    let action = Action { server, kek_id, note: Some(event.to_string()), ..Action::own(verb) };
+    let result = match event {
+        KmipEvent::ServerFailed { .. } | KmipEvent::AllFailed => {
+            Err(Failure::new(FailureKind::Locked, event.to_string()))
+        }
+        _ => Ok(()),
+    };
+    (action, result)
 }
 
 /// The certificates of servers that are not trusted yet.

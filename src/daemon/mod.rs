@@ -11,13 +11,17 @@
 //! | `worker`, `process` | a worker as seen from here |
 //! | `turns` | one command at a time on a volume |
 //! | `links` | `/dev/blkseal/NAME` |
-//! | `events` | a line in the log for each change |
+//! | `events` | a record of each change and refusal |
+//! | `event_log` | these records on disk: a bounded number of files of bounded size |
+//! | `history` | these records for who asks |
 //! | `failure` | what errors are to a user |
 
 mod authorise;
 mod devices;
+mod event_log;
 mod events;
 mod failure;
+mod history;
 mod keks;
 mod key_servers;
 mod links;
@@ -57,6 +61,8 @@ use crate::name::Name;
 use crate::provider::native::KdfCost;
 use crate::{capabilities, provider, seccomp, volume};
 use devices::Device;
+use event_log::Bounds;
+use events::{Action, Recorder};
 use roles::Roles;
 use turns::Turns;
 
@@ -85,6 +91,7 @@ struct Daemon {
     options: Options,
     kdf_cost: KdfCost,
     roles: Roles,
+    recorder: Arc<Recorder>,
     providers: Mutex<provider::Registry>,
     volumes: Mutex<volume::Registry>,
     devices: Mutex<BTreeMap<Name, Device>>,
@@ -94,9 +101,12 @@ struct Daemon {
 
 impl Daemon {
     fn new(options: Options, kdf_cost: KdfCost) -> Result<Self, Failure> {
+        let recorder = Arc::new(Recorder::open(options.events_dir(), Bounds::default())?);
+        let observer = key_servers::observer(&recorder);
         Ok(Self {
             roles: Roles::load(options.roles_file())?,
-            providers: Mutex::new(provider::Registry::load(&options.state_dir)?),
+            providers: Mutex::new(provider::Registry::load(&options.state_dir, &observer)?),
+            recorder,
             volumes: Mutex::new(volume::Registry::load(&options.state_dir)?),
             devices: Mutex::default(),
             turns: Turns::default(),
@@ -152,6 +162,7 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     let service = Arc::clone(&daemon);
     std::thread::spawn(move || control::serve(&service, &listener));
     log::info!("blkseal {} listens at {}", env!("CARGO_PKG_VERSION"), socket.display());
+    daemon.recorder.record(&Action::own("daemon start"), &Ok(()));
     notify(&[NotifyState::Ready, NotifyState::Status("serving")]);
     feed_watchdog(&daemon);
     let signal = signals.wait().map_err(|error| system("wait for signals", error.into()))?;
@@ -161,6 +172,7 @@ pub fn run(options: &Options) -> Result<(), Failure> {
         log::warn!("stopping although a command is still under way");
     }
     daemon.lock_providers();
+    daemon.recorder.record(&Action::own("daemon stop"), &Ok(()));
     if let Err(error) = std::fs::remove_file(&socket) {
         log::warn!("cannot remove {}: {error}", socket.display());
     }

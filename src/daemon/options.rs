@@ -17,7 +17,7 @@ pub struct Options {
     /// Where people keep settings: roles.toml
     #[arg(long, env = "BLKSEAL_CONFIG_DIR", value_name = "DIR", default_value = "/etc/blkseal")]
     pub config_dir: PathBuf,
-    /// Where the daemon remembers volumes and key providers, and native providers keep their keys
+    /// Where the daemon remembers volumes, key providers and events, and native providers keep their keys
     #[arg(long, env = "BLKSEAL_STATE_DIR", value_name = "DIR", default_value = "/var/lib/blkseal")]
     pub state_dir: PathBuf,
     /// Where sockets and what is known of running workers are kept until the next boot
@@ -37,6 +37,11 @@ impl Options {
     /// Who may do what.
     pub fn roles_file(&self) -> PathBuf {
         self.config_dir.join("roles.toml")
+    }
+
+    /// Where the event log is.
+    pub fn events_dir(&self) -> PathBuf {
+        self.state_dir.join("events")
     }
 
     /// Where workers' sockets and records are.

@@ -8,12 +8,14 @@ use ublk_targets::device;
 
 use super::Daemon;
 use super::authorise::{Caller, Privilege, Rule};
-use super::events::Event;
+use super::events::Action;
 use super::key_servers;
 use crate::control::{
     DaemonCalls, Failure, FailureKind, Interface, Nothing, Peer, Secrets, Service, Version,
 };
+use crate::name::Name;
 use crate::provider::{KekChange, Revocation};
+use crate::volume::Known;
 
 impl Service for Daemon {
     type Calls = DaemonCalls;
@@ -21,14 +23,13 @@ impl Service for Daemon {
     fn answer(self: &Arc<Self>, peer: &Peer, call: DaemonCalls, secrets: Secrets) -> Result<Value, Failure> {
         let rule = Rule::of(call.method())?;
         let caller = self.caller(peer);
-        let mut event = describe(&call, rule.verb);
-        event.peer = Some(peer.clone());
+        let mut action = Action::of(peer, self.action_of(&call, rule.verb));
         let result = caller
             .require(rule.privilege, &format!("'{}'", rule.verb))
-            .and_then(|()| self.carry_out(call, secrets, &caller, &mut event));
+            .and_then(|()| self.carry_out(call, secrets, &caller, &mut action));
         let was_refused = matches!(&result, Err(failure) if failure.kind == FailureKind::NotPermitted);
         if rule.privilege != Privilege::Look || was_refused {
-            event.record(&result);
+            self.recorder.record(&action, &result);
         }
         result
     }
@@ -38,7 +39,7 @@ impl Daemon {
     /// Who calls, by the roles as they are now.
     fn caller(&self, peer: &Peer) -> Caller {
         if let Some(result) = self.roles.refresh() {
-            Event::own("roles").record(&result);
+            self.recorder.record(&Action::own("roles"), &result);
         }
         Caller::new(peer, &self.roles)
     }
@@ -48,7 +49,7 @@ impl Daemon {
         call: DaemonCalls,
         mut secrets: Secrets,
         caller: &Caller,
-        event: &mut Event,
+        action: &mut Action,
     ) -> Result<Value, Failure> {
         use DaemonCalls as Calls;
         match call {
@@ -71,7 +72,7 @@ impl Daemon {
             Calls::ProviderLock(call) => reply(self.provider_lock(&call.name)),
             Calls::KekList(call) => reply(self.kek_list(call.provider.as_ref())),
             Calls::KekShow(call) => reply(self.kek_show(&call.provider, &call.kek_id)),
-            Calls::KekCreate(call) => reply(self.kek_create(&call, event)),
+            Calls::KekCreate(call) => reply(self.kek_create(&call, action)),
             Calls::KekActivate(call) => {
                 reply(self.kek_change(&call.provider, &call.kek_id, KekChange::Activate))
             }
@@ -82,17 +83,72 @@ impl Daemon {
             Calls::KekDestroy(call) => {
                 reply(self.kek_change(&call.provider, &call.kek_id, KekChange::Destroy))
             }
-            Calls::Create(call) => reply(self.create(&call, event)),
-            Calls::Open(call) => reply(self.open(&call, caller, event)),
+            Calls::Create(call) => reply(self.create(&call, action)),
+            Calls::Open(call) => reply(self.open(&call, caller, action)),
             Calls::OpenTarget(call) => reply(self.open_target(&call)),
-            Calls::Close(call) => reply(self.close(&call.volume, event)),
+            Calls::Close(call) => reply(self.close(&call.volume, action)),
             Calls::List(_) => reply(self.list()),
+            Calls::Events(call) => reply(self.events(&call)),
             Calls::Status(call) => reply(self.status(&call.volume)),
             Calls::RecoveryAdd(call) => {
                 let secret = secrets.take(call.secret)?;
-                reply(self.recovery_add(&call.volume, &secret, event))
+                reply(self.recovery_add(&call.volume, &secret, action))
             }
-            Calls::RecoveryRemove(call) => reply(self.recovery_remove(&call.volume, call.keyslot, event)),
+            Calls::RecoveryRemove(call) => reply(self.recovery_remove(&call.volume, call.keyslot, action)),
+        }
+    }
+
+    /// What the call itself says about the change that it asks for, as `verb` on the command line.
+    fn action_of(&self, call: &DaemonCalls, verb: &'static str) -> Action {
+        use DaemonCalls as Calls;
+        let provider = |name: &Name| Action { provider: Some(name.to_string()), ..Action::own(verb) };
+        let kek = |name: &Name, id: &str| Action { kek_id: Some(id.into()), ..provider(name) };
+        let new = |name: &Name| Action { volume: Some(name.to_string()), ..Action::own(verb) };
+        let volume = |text: &str| self.action_on(text, verb);
+        match call {
+            Calls::Ping(_)
+            | Calls::GetVersion(_)
+            | Calls::ProviderMeet(_)
+            | Calls::ProviderList(_)
+            | Calls::KekList(_)
+            | Calls::KekCreate(_)
+            | Calls::List(_)
+            | Calls::Events(_) => Action::own(verb),
+            Calls::ProviderAdd(call) => provider(&call.name),
+            Calls::ProviderAddKmip(call) => provider(&call.name),
+            Calls::ProviderCheck(call) => provider(&call.name),
+            Calls::ProviderRemove(call) => provider(&call.name),
+            Calls::ProviderSetDefault(call) => provider(&call.name),
+            Calls::ProviderUnlock(call) => provider(&call.name),
+            Calls::ProviderLock(call) => provider(&call.name),
+            Calls::KekShow(call) => kek(&call.provider, &call.kek_id),
+            Calls::KekActivate(call) => kek(&call.provider, &call.kek_id),
+            Calls::KekRevoke(call) => kek(&call.provider, &call.kek_id),
+            Calls::KekDestroy(call) => kek(&call.provider, &call.kek_id),
+            Calls::Create(call) => new(&call.name),
+            Calls::Open(call) => volume(&call.volume),
+            Calls::OpenTarget(call) => new(&call.name),
+            Calls::Close(call) => volume(&call.volume),
+            Calls::Status(call) => volume(&call.volume),
+            Calls::RecoveryAdd(call) => volume(&call.volume),
+            Calls::RecoveryRemove(call) => volume(&call.volume),
+        }
+    }
+
+    /// An action on the volume that has `text` for its name or UUID. Paths are not looked at, for anybody may ask.
+    fn action_on(&self, text: &str, verb: &'static str) -> Action {
+        let volumes = self.volumes();
+        let called =
+            |(name, known): &(&Name, &Known)| name.as_str() == text || known.uuid.to_string() == text;
+        match volumes.iter().find(called) {
+            Some((name, known)) => Action {
+                volume: Some(name.to_string()),
+                uuid: Some(known.uuid),
+                provider: Some(known.provider.to_string()),
+                kek_id: Some(known.kek_id.to_string()),
+                ..Action::own(verb)
+            },
+            None => Action { volume: Some(text.to_owned()), ..Action::own(verb) },
         }
     }
 
@@ -101,46 +157,11 @@ impl Daemon {
             version: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id(),
             ublk: device::check_available().is_ok(),
-            problems: self.roles.problem().into_iter().collect(),
+            problems: self.roles.problem().into_iter().chain(self.recorder.problem()).collect(),
         }
     }
 }
 
 fn reply<R: Serialize>(result: Result<R, Failure>) -> Result<Value, Failure> {
     result.map(|reply| json!(reply))
-}
-
-/// What the call itself says about the change that it asks for, as `verb` on the command line.
-fn describe(call: &DaemonCalls, verb: &'static str) -> Event {
-    use DaemonCalls as Calls;
-    let provider = |name: &crate::name::Name| Event { provider: Some(name.to_string()), ..Event::own(verb) };
-    let kek = |name: &crate::name::Name, id: &str| Event { kek_id: Some(id.into()), ..provider(name) };
-    let volume = |text: &str| Event { volume: Some(text.to_owned()), ..Event::own(verb) };
-    match call {
-        Calls::Ping(_)
-        | Calls::GetVersion(_)
-        | Calls::ProviderMeet(_)
-        | Calls::ProviderList(_)
-        | Calls::KekList(_)
-        | Calls::KekCreate(_)
-        | Calls::List(_) => Event::own(verb),
-        Calls::ProviderAdd(call) => provider(&call.name),
-        Calls::ProviderAddKmip(call) => provider(&call.name),
-        Calls::ProviderCheck(call) => provider(&call.name),
-        Calls::ProviderRemove(call) => provider(&call.name),
-        Calls::ProviderSetDefault(call) => provider(&call.name),
-        Calls::ProviderUnlock(call) => provider(&call.name),
-        Calls::ProviderLock(call) => provider(&call.name),
-        Calls::KekShow(call) => kek(&call.provider, &call.kek_id),
-        Calls::KekActivate(call) => kek(&call.provider, &call.kek_id),
-        Calls::KekRevoke(call) => kek(&call.provider, &call.kek_id),
-        Calls::KekDestroy(call) => kek(&call.provider, &call.kek_id),
-        Calls::Create(call) => volume(call.name.as_str()),
-        Calls::Open(call) => volume(&call.volume),
-        Calls::OpenTarget(call) => volume(call.name.as_str()),
-        Calls::Close(call) => volume(&call.volume),
-        Calls::Status(call) => volume(&call.volume),
-        Calls::RecoveryAdd(call) => volume(&call.volume),
-        Calls::RecoveryRemove(call) => volume(&call.volume),
-    }
 }

@@ -10,11 +10,11 @@ use ublk_targets::device;
 
 use super::Daemon;
 use super::devices::Device;
-use super::events::Event;
+use super::events::Action;
 use super::process::Process;
 use super::{links, worker};
 use crate::atomic_file;
-use crate::control::worker::{Report, owner};
+use crate::control::worker::{Job, Report, owner};
 use crate::control::{Failure, FailureKind, TargetKind};
 use crate::name::Name;
 use crate::provider::ProviderName;
@@ -53,12 +53,13 @@ impl Daemon {
         if !device::list().contains(&device.report.device_id) {
             log::warn!("the device of volume {name} was stopped by somebody else");
             self.forget(&device);
-            own_event("close", &device).record(&Ok(()));
+            self.recorder.record(&own_action("close", &device.report.job), &Ok(()));
             return;
         }
         let early_deaths = if age < EARLY { device.early_deaths + 1 } else { 0 };
         let reason = "its worker ended unexpectedly".to_owned();
-        own_event("worker-end", &device).record::<()>(&Err(Failure::new(FailureKind::Internal, &reason)));
+        let ended: Result<(), _> = Err(Failure::new(FailureKind::Internal, &reason));
+        self.recorder.record(&own_action("worker end", &device.report.job), &ended);
         self.set_quiesced(name, reason, early_deaths);
         if early_deaths >= MAX_EARLY_DEATHS {
             let reason = format!("its worker ended {early_deaths} times in a row soon after it had started");
@@ -92,7 +93,7 @@ impl Daemon {
                 _ => break,
             }
         }
-        own_event("recover", &device).record(&result);
+        self.recorder.record(&own_action("worker replace", &device.report.job), &result);
         if let Err(failure) = &result {
             self.set_quiesced(name, failure.message.clone(), device.early_deaths);
         }
@@ -185,14 +186,14 @@ impl Daemon {
 
     fn adopt_worker(self: &Arc<Self>, report: Report) {
         let name = report.job.name.clone();
+        let action = own_action("worker adopt", &report.job);
         let adopted = Process::of_pid(report.pid)
             .map_err(|error| Failure::from_error(FailureKind::System, &error))
             .and_then(|process| {
                 let process = Some(Arc::new(process));
                 self.keep(&Device { report, process, state: State::Live, early_deaths: 0 })
             });
-        let event = Event { volume: Some(name.to_string()), ..Event::own("adopt") };
-        event.record(&adopted);
+        self.recorder.record(&action, &adopted);
         self.watch(&name);
     }
 
@@ -205,7 +206,7 @@ impl Daemon {
         let device = report.map(|report| Device { report, process: None, state, early_deaths: 0 });
         match device.filter(|device| device.report.job.name == *name) {
             Some(device) if self.orphans().contains(&device.report.device_id) => {
-                own_event("adopt", &device).record(&self.keep(&device));
+                self.recorder.record(&own_action("worker adopt", &device.report.job), &self.keep(&device));
                 self.resume_in_background(name.clone());
             }
             // Served, but by a worker that is too busy to answer.
@@ -228,13 +229,12 @@ fn left_behind(directory: &Path) -> BTreeSet<Name> {
     entries.filter_map(|entry| Path::new(&entry.file_name()).file_stem()?.to_str()?.parse().ok()).collect()
 }
 
-fn own_event(verb: &'static str, device: &Device) -> Event {
-    let job = &device.report.job;
-    Event {
+fn own_action(verb: &'static str, job: &Job) -> Action {
+    Action {
         volume: Some(job.name.to_string()),
         uuid: job.uuid,
         provider: job.provider.clone(),
         kek_id: job.kek_id.clone(),
-        ..Event::own(verb)
+        ..Action::own(verb)
     }
 }

@@ -1,5 +1,6 @@
 //! A daemon on a real socket, as far as it goes without ublk.
 
+mod events;
 mod keks;
 mod key_servers;
 mod roles;

@@ -7,7 +7,7 @@ use ublk_targets::secret::{DEK_LEN, Dek, Secret};
 
 use super::Daemon;
 use super::devices::Device;
-use super::events::Event;
+use super::events::Action;
 use super::keks::kek_id;
 use super::worker;
 use crate::control::{
@@ -20,7 +20,7 @@ use crate::provider::KeyProvider;
 use crate::volume::{self, Known, State, VolumeError};
 
 impl Daemon {
-    pub(super) fn create(&self, call: &Create, event: &mut Event) -> Result<Volume, Failure> {
+    pub(super) fn create(&self, call: &Create, action: &mut Action) -> Result<Volume, Failure> {
         let _turn = self.turns.take(&call.name);
         let place = place(&call.backing, call.header.as_deref())?;
         self.check_name_is_free(&call.name, &place)?;
@@ -34,7 +34,7 @@ impl Daemon {
         };
         let _wrapping = self.start_wrapping();
         let header = volume::create(&place, &options, &*provider, wanted)?;
-        tell(event, &call.name, &header);
+        tell(action, &call.name, &header);
         self.volumes().insert(call.name.clone(), Known::of(&header))?;
         Ok(self.volume(&call.name))
     }
@@ -69,12 +69,12 @@ impl Daemon {
         &self,
         text: &str,
         passphrase: &Secret,
-        event: &mut Event,
+        action: &mut Action,
     ) -> Result<RecoveryAdded, Failure> {
         let name = self.name_of(text).ok_or_else(|| VolumeError::Unknown(text.to_owned()))?;
         let _turn = self.turns.take(&name);
         let mut header = self.header_of(&name)?;
-        tell(event, &name, &header);
+        tell(action, &name, &header);
         let dek = self.unlock(&name, &header)?;
         let keyslot = header.recovery_add(&dek, passphrase)?;
         Ok(RecoveryAdded { keyslot })
@@ -84,12 +84,12 @@ impl Daemon {
         &self,
         text: &str,
         keyslot: Option<u32>,
-        event: &mut Event,
+        action: &mut Action,
     ) -> Result<RecoveryRemoved, Failure> {
         let name = self.name_of(text).ok_or_else(|| VolumeError::Unknown(text.to_owned()))?;
         let _turn = self.turns.take(&name);
         let mut header = self.header_of(&name)?;
-        tell(event, &name, &header);
+        tell(action, &name, &header);
         let keyslots = match keyslot {
             Some(keyslot) => vec![keyslot],
             None => header.keyslots.iter().map(|keyslot| keyslot.slot).collect(),
@@ -282,9 +282,9 @@ fn label(name: &Name) -> String {
     name.as_str().chars().take(47).collect()
 }
 
-pub(super) fn tell(event: &mut Event, name: &Name, header: &Header) {
-    event.volume = Some(name.to_string());
-    event.uuid = Some(header.uuid);
-    event.provider = Some(header.token.provider.to_string());
-    event.kek_id = Some(header.token.kek_id.to_string());
+pub(super) fn tell(action: &mut Action, name: &Name, header: &Header) {
+    action.volume = Some(name.to_string());
+    action.uuid = Some(header.uuid);
+    action.provider = Some(header.token.provider.to_string());
+    action.kek_id = Some(header.token.kek_id.to_string());
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use ublk_targets::secret::Secret;
 
-use super::kmip::{self, KmipConfig, KmipProvider};
+use super::kmip::{KmipConfig, KmipProvider, Observer};
 use super::native::{KdfCost, NativeProvider};
 use super::{Availability, KeyProvider, ProviderError, ProviderKind, ProviderName};
 use crate::atomic_file;
@@ -59,16 +59,17 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// The providers that `providers.toml` in `directory` names, all locked; none if there is no such file.
-    pub fn load(directory: &Path) -> Result<Self, ProviderError> {
+    /// The providers that `providers.toml` in `directory` names, all locked; none if there is no such file. `observer` is
+    /// told of what happens with key servers.
+    pub fn load(directory: &Path, observer: &Observer) -> Result<Self, ProviderError> {
         let path = directory.join(FILE_NAME);
         let settings = match atomic_file::read_limited(&path, FILE_LIMIT) {
             Ok(bytes) => parse(&bytes).map_err(|problem| ProviderError::damaged(&path, problem))?,
             Err(e) if e.kind() == io::ErrorKind::NotFound => Settings::default(),
             Err(e) => return Err(ProviderError::file("read", &path, e)),
         };
-        let providers =
-            settings.provider.iter().map(|(name, config)| (name.clone(), instance(name, config))).collect();
+        let instance = |(name, config)| (ProviderName::clone(name), instance(name, config, observer));
+        let providers = settings.provider.iter().map(instance).collect();
         Ok(Self { directory: directory.to_owned(), settings, providers })
     }
 
@@ -188,11 +189,11 @@ impl ProviderConfig {
     }
 }
 
-fn instance(name: &ProviderName, config: &ProviderConfig) -> Arc<dyn KeyProvider> {
+fn instance(name: &ProviderName, config: &ProviderConfig, observer: &Observer) -> Arc<dyn KeyProvider> {
     match config {
         ProviderConfig::Native { file } => Arc::new(NativeProvider::new(name.clone(), file.clone())),
         ProviderConfig::Kmip(config) => {
-            Arc::new(KmipProvider::new(name.clone(), (**config).clone(), kmip::log_observer()))
+            Arc::new(KmipProvider::new(name.clone(), (**config).clone(), Arc::clone(observer)))
         }
     }
 }

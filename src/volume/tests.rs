@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::*;
 use crate::luks::{self, FormatOptions, Place};
 use crate::provider::native::{KdfCost, NativeProvider};
+use crate::provider::tests::unobserved;
 use crate::provider::{self, KekState, KeyProvider, ProviderError};
 
 fn known(backing: &Path) -> Known {
@@ -173,7 +174,7 @@ fn a_volume_without_a_device_is_as_locked_as_its_provider() {
         copy.expose_mut().copy_from_slice(secret.expose());
         copy
     };
-    let mut providers = provider::Registry::load(directory.path()).unwrap();
+    let mut providers = provider::Registry::load(directory.path(), &unobserved()).unwrap();
     let name: provider::ProviderName = "office".parse().unwrap();
     providers.add_native(name.clone(), None, &again(&secret), KdfCost::new(8, 1, 1).unwrap()).unwrap();
     let office = providers.get(&name).unwrap();

@@ -4,10 +4,10 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use blkseal::control::{
-    self, Availability, Certificate, Checked, Counters, DaemonCalls, Device, Failure, FailureKind, Kek,
-    KekState, Keks, KeyServer, KeyServerStatus, Met, MetCertificate, Peer, Provider, ProviderKind, Providers,
-    RecoveryAdded, RecoveryRemoved, SecretFd, Secrets, Service, TargetKind, Version, Volume, VolumeState,
-    Volumes,
+    self, Availability, Certificate, Checked, Counters, DaemonCalls, Device, Event, EventPage, Events,
+    Failure, FailureKind, Kek, KekState, Keks, KeyServer, KeyServerStatus, Met, MetCertificate, Peer,
+    Provider, ProviderKind, Providers, RecoveryAdded, RecoveryRemoved, SecretFd, Secrets, Service,
+    TargetKind, Version, Volume, VolumeState, Volumes,
 };
 use serde_json::{Value, json};
 
@@ -153,6 +153,7 @@ impl Service for Script {
                 Ok(json!(Volumes { volumes: vec![volume("vm1"), locked(), quiesced(), plain()] }))
             }
             DaemonCalls::Status(call) => find(&call.volume).map(|volume| json!(volume)),
+            DaemonCalls::Events(call) => events(&call).map(|page| json!(page)),
             DaemonCalls::RecoveryAdd(call) => {
                 self.keep(&mut secrets, call.secret)?;
                 Ok(json!(RecoveryAdded { keyslot: 1 }))
@@ -174,6 +175,47 @@ fn find(name: &str) -> Result<Volume, Failure> {
         _ => Err(Failure::new(FailureKind::NotFound, format!("there is no volume '{name}'"))
             .hint("'blkseal list' shows them all")),
     }
+}
+
+/// Two pages, a third that comes while somebody waits, and then the end of the daemon.
+fn events(call: &Events) -> Result<EventPage, Failure> {
+    let event = |verb: &str| Event {
+        time: "2026-11-23T10:00:00.123456Z".into(),
+        verb: verb.into(),
+        result: "ok".into(),
+        ..Event::default()
+    };
+    let opened = Event {
+        uid: Some(0),
+        pid: Some(4711),
+        volume: Some("vm1".into()),
+        uuid: volume("vm1").uuid,
+        provider: Some("office".into()),
+        kek_id: Some("f2c9a5d0".into()),
+        ..event("open")
+    };
+    let refused = Event {
+        uid: Some(4001),
+        pid: Some(99),
+        provider: Some("office".into()),
+        result: "NotPermitted".into(),
+        message: Some("user 4001 has no role\u{1b}[2J".into()),
+        ..event("provider lock")
+    };
+    let failover = Event {
+        provider: Some("cluster".into()),
+        server: Some("kms2:5696".into()),
+        message: Some("key server kms2:5696 is used now".into()),
+        ..event("failover")
+    };
+    let (events, next, more) = match (call.after, call.wait) {
+        (None, _) if call.volume.as_deref() == Some("vm9") => (vec![], 200, false),
+        (None, _) => (vec![opened], 100, true),
+        (Some(100), _) => (vec![refused], 200, false),
+        (Some(200), Some(_)) => (vec![failover], 300, false),
+        _ => return Err(Failure::new(FailureKind::NoDaemon, "the daemon ends")),
+    };
+    Ok(EventPage { events, next, more })
 }
 
 fn certificate() -> Certificate {

@@ -32,6 +32,7 @@ fn every_command_teaches_by_example() {
         "close",
         "list",
         "status",
+        "events",
         "provider",
         "kek",
         "recovery",
@@ -48,7 +49,9 @@ fn every_command_teaches_by_example() {
 #[test]
 fn a_reader_that_has_seen_enough_is_no_failure() {
     let daemon = Daemon::start();
-    for arguments in [&["list"][..], &["list", "--json"], &["completions", "bash"], &["--help"]] {
+    for arguments in
+        [&["list"][..], &["list", "--json"], &["events", "--follow"], &["completions", "bash"], &["--help"]]
+    {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
         let output =

@@ -186,7 +186,7 @@ fn a_fetched_key_outlives_every_server_until_it_is_locked_or_too_old() {
     down(&forgetful, &id);
     client.provider.lock();
     assert!(!client.provider.holds_kek(&id));
-    assert!(client.events().contains(&KmipEvent::KeysDropped(1)));
+    assert!(client.events().contains(&KmipEvent::KeyDropped(id.clone())));
     down(&client, &id);
 
     second.restart();

@@ -5,10 +5,10 @@ use zlink::idl::{Field, Interface as Idl, Parameter, Type};
 
 use crate::control::worker::{GetReport, Serve, WorkerCalls};
 use crate::control::{
-    Close, Create, DaemonCalls, FailureKind, GetVersion, Interface, KekActivate, KekCreate, KekDestroy,
-    KekList, KekRevoke, KekShow, List, Method, Open, OpenTarget, Ping, ProviderAdd, ProviderAddKmip,
-    ProviderCheck, ProviderList, ProviderLock, ProviderMeet, ProviderRemove, ProviderSetDefault,
-    ProviderUnlock, RecoveryAdd, RecoveryRemove, Status,
+    Close, Create, DaemonCalls, Events, FailureKind, GetVersion, Interface, KekActivate, KekCreate,
+    KekDestroy, KekList, KekRevoke, KekShow, List, Method, Open, OpenTarget, Ping, ProviderAdd,
+    ProviderAddKmip, ProviderCheck, ProviderList, ProviderLock, ProviderMeet, ProviderRemove,
+    ProviderSetDefault, ProviderUnlock, RecoveryAdd, RecoveryRemove, Status,
 };
 
 /// A value of every field that the description names.
@@ -108,6 +108,7 @@ fn the_daemons_description_is_what_its_types_are() {
         check::<I, Close>(),
         check::<I, List>(),
         check::<I, Status>(),
+        check::<I, Events>(),
         check::<I, RecoveryAdd>(),
         check::<I, RecoveryRemove>(),
     ]);

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::control::{
-    KekDestroy, KekList, KekRevoke, KekState, ProviderAddKmip, ProviderCheck, ProviderMeet,
+    Events, KekDestroy, KekList, KekRevoke, KekState, ProviderAddKmip, ProviderCheck, ProviderMeet,
 };
 use crate::provider::{KekChange, KeyProvider};
 
@@ -117,6 +117,25 @@ fn a_volume_lives_on_a_cluster_of_key_servers() {
     server.restart();
     host.client.call(&recovery, &[&secret("sesame")]).unwrap();
     assert_eq!(host.call(&List {}).unwrap().volumes[0].state, VolumeState::Unlocked);
+
+    // What happened with servers and keys is recorded, with which and why.
+    let (kek, first) = (added.kek_id.unwrap(), &servers[0]);
+    let events = host.call(&Events::default()).unwrap().events;
+    let told = |verb: &str, result: &str, kek_id: Option<&str>, server: Option<&str>| {
+        events.iter().any(|event| {
+            (event.verb.as_str(), event.result.as_str()) == (verb, result)
+                && (event.kek_id.as_deref(), event.server.as_deref()) == (kek_id, server)
+                && event.provider.as_deref() == Some("cluster")
+                && event.uid.is_none()
+                && event.message.is_some()
+        })
+    };
+    assert!(told("key fetch", "ok", Some(&kek), Some(first)), "{events:#?}");
+    assert!(told("key drop", "ok", Some(&kek), None), "{events:#?}");
+    assert!(
+        told("failover", "Locked", None, Some(first)) && told("failover", "Locked", None, None),
+        "{events:#?}"
+    );
 }
 
 #[test]

@@ -47,17 +47,18 @@ impl KekCache {
         self.keks().remove(id);
     }
 
-    /// Wipes the KEKs whose time is over and returns how many they were.
-    pub fn drop_old(&self) -> usize {
+    /// Wipes the KEKs whose time is over and returns which they were.
+    pub fn drop_old(&self) -> Vec<KekId> {
         let mut keks = self.keks();
-        let before = keks.len();
-        keks.retain(|_, kept| self.is_good(kept));
-        before - keks.len()
+        let old: Vec<KekId> =
+            keks.iter().filter(|(_, kept)| !self.is_good(kept)).map(|(id, _)| id.clone()).collect();
+        keks.retain(|id, _| !old.contains(id));
+        old
     }
 
-    /// Wipes every KEK and returns how many they were.
-    pub fn clear(&self) -> usize {
-        std::mem::take(&mut *self.keks()).len()
+    /// Wipes every KEK and returns which they were.
+    pub fn clear(&self) -> Vec<KekId> {
+        std::mem::take(&mut *self.keks()).into_keys().collect()
     }
 
     fn is_good(&self, kept: &Kept) -> bool {
@@ -93,7 +94,7 @@ mod tests {
         assert!(cache.get(&id("3")).unwrap().is_none());
         cache.remove(&id("2"));
         assert!(cache.get(&id("2")).unwrap().is_none());
-        assert_eq!(cache.clear(), 1);
+        assert_eq!(cache.clear(), [id("1")]);
         assert!(!cache.has(&id("1")));
     }
 
@@ -102,7 +103,7 @@ mod tests {
         let (cache, kek) = (KekCache::new(Some(Duration::ZERO)), Kek::generate().unwrap());
         cache.insert(&id("1"), &kek).unwrap();
         assert!(!cache.has(&id("1")));
-        assert_eq!(cache.drop_old(), 1);
+        assert_eq!(cache.drop_old(), [id("1")]);
         assert!(cache.get(&id("1")).unwrap().is_none());
     }
 }

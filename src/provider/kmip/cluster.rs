@@ -19,16 +19,17 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// Something about a provider's servers or keys that an administrator may want to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KmipEvent {
-    /// A server did not do what it was asked; the next is tried.
+    /// A server that was well, or that nothing was known of, did not do what it was asked; the next is tried. Told once
+    /// until it answers again, for an outage may be long.
     ServerFailed {
         /// The server.
         server: ServerAddress,
         /// Why, in one line.
         why: String,
     },
-    /// Another server answers than the last time.
+    /// Another server answers than the last time, or one that has failed since.
     NowUsing(ServerAddress),
-    /// No server answers.
+    /// No server answers any more.
     AllFailed,
     /// A KEK came from a server into locked memory.
     KeyFetched {
@@ -46,8 +47,8 @@ pub enum KmipEvent {
         /// Its state.
         state: KekState,
     },
-    /// KEKs were wiped from memory.
-    KeysDropped(usize),
+    /// A KEK was wiped from memory.
+    KeyDropped(KekId),
 }
 
 impl fmt::Display for KmipEvent {
@@ -63,24 +64,13 @@ impl fmt::Display for KmipEvent {
                     "KEK {id} is {state}, says key server {server}: wrap its volumes' keys by another KEK"
                 )
             }
-            Self::KeysDropped(count) => write!(f, "{count} KEK(s) wiped from memory"),
+            Self::KeyDropped(id) => write!(f, "KEK {id} wiped from memory"),
         }
     }
 }
 
 /// Is told of every event, in the thread that caused it.
 pub type Observer = Arc<dyn Fn(&ProviderName, &KmipEvent) + Send + Sync>;
-
-/// The observer that writes events to the log.
-pub fn log_observer() -> Observer {
-    Arc::new(|provider, event| {
-        let level = match event {
-            KmipEvent::KeyFetched { .. } | KmipEvent::KeysDropped(_) => log::Level::Info,
-            _ => log::Level::Warn,
-        };
-        log::log!(target: "kmip", level, "key provider {provider}: {event}");
-    })
-}
 
 /// Why no server did what was asked.
 #[derive(Debug)]
@@ -126,6 +116,7 @@ impl Cluster {
         work: impl Fn(&mut Session<'_>) -> Result<T, Fault>,
     ) -> Result<(T, ServerAddress), ClusterError> {
         let until = Instant::now() + self.config.limits.call();
+        let was_down = self.is_down();
         let dialer = Dialer::new(&self.config, until).map_err(|error| ClusterError::Ours(error.into()))?;
         let mut failures = Vec::new();
         for round in 0..ROUNDS {
@@ -152,14 +143,16 @@ impl Cluster {
                 }
             }
         }
-        self.tell(&KmipEvent::AllFailed);
+        if !was_down {
+            self.tell(&KmipEvent::AllFailed);
+        }
         Err(ClusterError::NoServer(failures))
     }
 
     fn answered(&self, at: usize) -> ServerAddress {
         let server = self.config.servers[at].clone();
-        let another = self.health().answered(at);
-        if another {
+        let is_news = self.health().answered(at);
+        if is_news {
             self.tell(&KmipEvent::NowUsing(server.clone()));
         }
         server
@@ -168,10 +161,10 @@ impl Cluster {
     fn failed(&self, at: usize, fault: Fault) -> ServerError {
         let error = ServerError { server: self.config.servers[at].clone(), fault };
         // A server that refuses is well: it is not asked later than others because of that.
-        if error.fault.refusal().is_none() {
-            self.health().failed(at, Instant::now());
+        let is_news = error.fault.refusal().is_some() || self.health().failed(at, Instant::now());
+        if is_news {
+            self.tell(&KmipEvent::ServerFailed { server: error.server.clone(), why: error.line() });
         }
-        self.tell(&KmipEvent::ServerFailed { server: error.server.clone(), why: error.line() });
         error
     }
 

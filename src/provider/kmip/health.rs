@@ -49,19 +49,21 @@ impl Health {
         order
     }
 
-    /// Remembers that a server answered. Returns whether that is another one than the last time.
+    /// Remembers that a server answered. Returns whether that is another one than the last time, or one that has failed
+    /// since.
     pub fn answered(&mut self, server: usize) -> bool {
-        self.servers[server] = Record::default();
+        let record = std::mem::take(&mut self.servers[server]);
         let before = self.last_good.replace(server);
-        before.is_some_and(|before| before != server)
+        record.failures > 0 || before.is_some_and(|before| before != server)
     }
 
-    /// Remembers that a server failed.
-    pub fn failed(&mut self, server: usize, now: Instant) {
+    /// Remembers that a server failed. Returns whether it has not since it answered last.
+    pub fn failed(&mut self, server: usize, now: Instant) -> bool {
         let record = &mut self.servers[server];
         let pause = FIRST_PAUSE.saturating_mul(1 << record.failures.min(16)).min(LONGEST_PAUSE);
         record.failures += 1;
         record.left_alone_until = Some(now + pause);
+        record.failures == 1
     }
 
     /// Whether every server failed when it was last asked.
@@ -81,7 +83,7 @@ mod tests {
         let (mut health, start) = (Health::new(3), Instant::now());
         assert_eq!(health.order(start), [0, 1, 2]);
         health.failed(0, start);
-        assert!(!health.answered(1), "nothing answered before");
+        assert!(!health.answered(1), "nothing answered before, and it has not failed");
         assert_eq!(health.order(start), [1, 2, 0]);
         assert_eq!(health.order(start + SECOND), [0, 1, 2]);
         assert!(health.answered(0), "it is another one again");
@@ -110,6 +112,14 @@ mod tests {
         assert_eq!(health.order(start + SECOND), [0, 3, 1, 2]);
         health.failed(0, start + SECOND);
         assert_eq!(health.order(start + SECOND), [1, 3, 2, 0]);
+    }
+
+    #[test]
+    fn a_failure_is_news_once_and_so_is_its_end() {
+        let (mut health, now) = (Health::new(1), Instant::now());
+        assert_eq!([0, 0].map(|server| health.failed(server, now)), [true, false]);
+        assert_eq!([0, 0].map(|server| health.answered(server)), [true, false]);
+        assert!(health.failed(0, now));
     }
 
     #[test]

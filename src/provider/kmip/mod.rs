@@ -36,7 +36,7 @@ mod tests;
 pub use address::{AddressError, KMIP_PORT, ProxyAddress, ServerAddress};
 pub use certificate::{CertificateInfo, Fingerprint, FingerprintError, date};
 pub use check::{ServerReport, ServerStatus, check};
-pub use cluster::{KmipEvent, Observer, log_observer};
+pub use cluster::{KmipEvent, Observer};
 pub use config::{DEFAULT_GROUP, KmipConfig, Limits, MAX_SERVERS, Trust};
 pub use error::{ConfigError, Fault, ServerError};
 pub use meet::meet;
@@ -113,10 +113,8 @@ impl KmipProvider {
         Ok(id)
     }
 
-    fn tell_dropped(&self, count: usize) {
-        if count > 0 {
-            self.cluster.tell(&KmipEvent::KeysDropped(count));
-        }
+    fn tell_dropped(&self, dropped: Vec<KekId>) {
+        dropped.into_iter().for_each(|id| self.cluster.tell(&KmipEvent::KeyDropped(id)));
     }
 
     fn call<T>(

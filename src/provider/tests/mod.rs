@@ -5,6 +5,7 @@ pub(crate) mod scan;
 mod wrap;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use ublk_targets::secret::Secret;
 
@@ -13,6 +14,11 @@ use super::*;
 /// Costs nothing: for tests that are not about the cost.
 fn cheap() -> crate::provider::native::KdfCost {
     crate::provider::native::KdfCost::new(32, 1, 1).unwrap()
+}
+
+/// For registries whose key servers nobody watches.
+pub(crate) fn unobserved() -> kmip::Observer {
+    Arc::new(|_: &ProviderName, _: &kmip::KmipEvent| ())
 }
 
 fn secret(text: &[u8]) -> Secret {

@@ -4,7 +4,7 @@ use super::*;
 use crate::provider::native::NativeProvider;
 
 fn registry(directory: &tempfile::TempDir) -> Registry {
-    Registry::load(directory.path()).unwrap()
+    Registry::load(directory.path(), &unobserved()).unwrap()
 }
 
 fn add(registry: &mut Registry, provider: &str) {
@@ -25,7 +25,7 @@ fn providers_survive_a_restart_locked() {
     assert_eq!(names_and_default(&registry), [("one".into(), true), ("two".into(), false)]);
     assert_eq!(registry.get(&name("two")).unwrap().availability(), Availability::Ready);
     registry.set_default(&name("two")).unwrap();
-    let again = Registry::load(directory.path()).unwrap();
+    let again = Registry::load(directory.path(), &unobserved()).unwrap();
     assert_eq!(names_and_default(&again), [("one".into(), false), ("two".into(), true)]);
     let provider = again.default_provider().unwrap();
     assert_eq!((provider.name(), provider.kind()), (&name("two"), ProviderKind::Native));
@@ -79,7 +79,7 @@ fn a_bad_settings_file_is_named_and_kept() {
     ];
     for text in bad {
         fs::write(&path, text).unwrap();
-        let error = Registry::load(directory.path()).err().unwrap();
+        let error = Registry::load(directory.path(), &unobserved()).err().unwrap();
         assert!(
             matches!(&error, ProviderError::Damaged { path: named, .. } if *named == path),
             "{text}: {error}"
@@ -96,7 +96,7 @@ fn a_missing_key_file_makes_one_provider_unavailable_only() {
     add(&mut registry, "one");
     add(&mut registry, "two");
     fs::remove_file(directory.path().join("one.keys")).unwrap();
-    let again = Registry::load(directory.path()).unwrap();
+    let again = Registry::load(directory.path(), &unobserved()).unwrap();
     let states: Vec<_> = again.list().into_iter().map(|summary| summary.availability).collect();
     assert_eq!(states, [Availability::Unavailable, Availability::Locked]);
     let native = NativeProvider::new(name("one"), directory.path().join("one.keys"));
