@@ -71,10 +71,11 @@ const SERVING: &[c_long] = &[
     libc::SYS_sched_yield,
     libc::SYS_set_robust_list,
     libc::SYS_sigaltstack,
-    // The worker's socket, and its log on standard error.
+    // The worker's socket, whose places are its own user's before others', and its log on standard error.
     libc::SYS_accept4,
     libc::SYS_close,
     libc::SYS_fcntl,
+    libc::SYS_geteuid,
     libc::SYS_getpid,
     libc::SYS_getsockopt,
     libc::SYS_ppoll,
