@@ -183,6 +183,7 @@ impl Volume<'_> {
         // udev may look at a device for a moment after somebody wrote to it.
         super::shell::run("udevadm settle");
         self.host.blkseal(&["close", &self.name]);
+        assert!(self.link().symlink_metadata().is_err(), "{} is left behind", self.link().display());
         assert!(
             !self.host.log().contains("does not end"),
             "the worker had to be killed: {}",
