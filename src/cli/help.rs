@@ -80,6 +80,13 @@ pub const KEK_REVOKE: &str = "
   blkseal kek revoke office/12
   blkseal kek revoke office/12 --compromised";
 
+/// Examples of `rekey`.
+pub const REKEY: &str = "
+  blkseal kek create office && blkseal rekey --kek --all
+  blkseal rekey --kek vm1 --to office/12
+  blkseal rekey --kek --to cluster --all  # every volume to another provider
+  blkseal rekey --kek --all --json | jq 'select(.result == \"failed\") | .volume'";
+
 /// Examples of `create`.
 pub const CREATE: &str = "
   truncate -s 10G /srv/vm1.img && blkseal create /srv/vm1.img

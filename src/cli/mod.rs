@@ -9,6 +9,7 @@
 //! | `help` | what `--help` teaches beyond the options |
 //! | `values` | arguments with a syntax of their own: sizes, paths, volumes |
 //! | `passphrase`, `terminal` | secrets read straight into secret memory |
+//! | `interrupt` | Ctrl-C during long work |
 //! | the others | a verb each |
 
 mod close;
@@ -17,6 +18,7 @@ mod create;
 mod daemon;
 mod events;
 mod help;
+mod interrupt;
 mod kek;
 mod key_servers;
 mod list;
@@ -26,6 +28,7 @@ mod output;
 mod passphrase;
 mod provider;
 mod recovery;
+mod rekey;
 mod report;
 mod session;
 mod status;
@@ -69,6 +72,7 @@ enum Verb {
     Events(events::Events),
     #[command(subcommand)]
     Recovery(recovery::Recovery),
+    Rekey(rekey::Rekey),
     #[command(subcommand)]
     Study(study::Study),
     Daemon(daemon::Daemon),
@@ -108,6 +112,7 @@ impl Verb {
             Self::Status(verb) => verb.run(session),
             Self::Events(verb) => verb.run(session),
             Self::Recovery(verb) => verb.run(session),
+            Self::Rekey(verb) => verb.run(session),
             Self::Study(verb) => verb.run(session),
             Self::Daemon(verb) => verb.run(session),
             Self::Worker(verb) => verb.run(),

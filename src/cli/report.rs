@@ -19,20 +19,28 @@ struct Report<'a> {
     error: Error<'a>,
 }
 
+/// What is in it.
 #[derive(Debug, Serialize)]
-struct Error<'a> {
+pub struct Error<'a> {
     kind: FailureKind,
     message: &'a str,
     hint: Option<&'a str>,
     exit_code: u8,
 }
 
+impl<'a> Error<'a> {
+    /// What `failure` says.
+    pub fn of(failure: &'a Failure) -> Self {
+        let Failure { kind, message, hint } = failure;
+        Self { kind: *kind, message, hint: hint.as_deref(), exit_code: kind.exit_code() }
+    }
+}
+
 /// Tells `failure` in one line, and in a second one what to do; returns its exit code.
 pub fn failure(failure: &Failure, json: bool) -> ExitCode {
     let Failure { kind, message, hint } = failure;
     let text = if json {
-        let error = Error { kind: *kind, message, hint: hint.as_deref(), exit_code: kind.exit_code() };
-        serde_json::to_string(&Report { error }).unwrap_or_default()
+        serde_json::to_string(&Report { error: Error::of(failure) }).unwrap_or_default()
             + "
 "
     } else {

@@ -119,6 +119,28 @@ impl std::str::FromStr for KekArgument {
     }
 }
 
+/// Where a volume's KEK is to come from: `PROVIDER`, or `PROVIDER/KEK`.
+#[derive(Clone, Debug)]
+pub struct KekTarget {
+    /// Whose.
+    pub provider: Name,
+    /// Which one; none is the newest active one.
+    pub kek_id: Option<String>,
+}
+
+impl std::str::FromStr for KekTarget {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.contains('/') {
+            let KekArgument { provider, kek_id } = text.parse()?;
+            return Ok(Self { provider, kek_id: Some(kek_id) });
+        }
+        let provider = text.parse().map_err(|error: control::NameError| error.to_string())?;
+        Ok(Self { provider, kek_id: None })
+    }
+}
+
 /// What a volume is called by: its name, its UUID, or the path of its backing, which has a `/`.
 #[derive(Clone, Debug)]
 pub struct VolumeArgument {

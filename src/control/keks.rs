@@ -109,3 +109,32 @@ pub struct KekDestroy {
     /// Which one.
     pub kek_id: String,
 }
+
+/// Has another KEK wrap a volume's DEK, open or not: no data moves, and its users notice nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rekey {
+    /// Name, UUID or path of the backing.
+    pub volume: String,
+    /// Whose KEK; none takes the provider of the present one.
+    pub provider: Option<Name>,
+    /// Which KEK; none takes the newest active one.
+    pub kek_id: Option<String>,
+}
+
+/// What became of a volume's KEK.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rekeyed {
+    /// The volume.
+    pub name: Name,
+    /// The provider of its KEK now.
+    pub provider: String,
+    /// Its KEK now.
+    pub kek_id: String,
+    /// The provider of its KEK before.
+    pub old_provider: String,
+    /// Its KEK before.
+    pub old_kek_id: String,
+    /// Whether something was done; nothing is where the volume has the KEK already.
+    pub rewrapped: bool,
+}

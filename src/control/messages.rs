@@ -10,7 +10,9 @@ use uuid::Uuid;
 use super::Name;
 use super::events::{EventPage, Events};
 use super::interface::{Nothing, interface};
-use super::keks::{Kek, KekActivate, KekCreate, KekDestroy, KekList, KekRevoke, KekShow, Keks};
+use super::keks::{
+    Kek, KekActivate, KekCreate, KekDestroy, KekList, KekRevoke, KekShow, Keks, Rekey, Rekeyed,
+};
 use super::key_servers::{Checked, Met, ProviderAddKmip, ProviderCheck, ProviderMeet};
 
 /// The place of a descriptor of secret memory among those that travel with a call, counted from 0.
@@ -47,6 +49,7 @@ interface! {
         Events -> EventPage,
         RecoveryAdd -> RecoveryAdded,
         RecoveryRemove -> RecoveryRemoved,
+        Rekey -> Rekeyed,
     }
 }
 

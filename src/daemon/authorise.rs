@@ -12,7 +12,7 @@ use crate::control::{
     Close, Create, Events, Failure, FailureKind, GetVersion, KekActivate, KekCreate, KekDestroy, KekList,
     KekRevoke, KekShow, List, Method, Open, OpenTarget, Peer, Ping, ProviderAdd, ProviderAddKmip,
     ProviderCheck, ProviderList, ProviderLock, ProviderMeet, ProviderRemove, ProviderSetDefault,
-    ProviderUnlock, RecoveryAdd, RecoveryRemove, Status,
+    ProviderUnlock, RecoveryAdd, RecoveryRemove, Rekey, Status,
 };
 
 /// What a method takes; named after vSphere's privileges for cryptographic operations.
@@ -88,7 +88,7 @@ pub(super) struct Rule {
 /// What each method of `io.blkseal.Daemon` takes. What is not in here is refused to everybody.
 ///
 /// To open a volume that this host does not know takes [`Privilege::Register`] besides.
-const RULES: [Rule; 26] = [
+const RULES: [Rule; 27] = [
     rule::<Ping>("ping", Privilege::Look),
     rule::<GetVersion>("status", Privilege::Look),
     rule::<ProviderAdd>("provider add", Privilege::ManageKeyServers),
@@ -115,6 +115,7 @@ const RULES: [Rule; 26] = [
     rule::<Events>("events", Privilege::Look),
     rule::<RecoveryAdd>("recovery add", Privilege::Decrypt),
     rule::<RecoveryRemove>("recovery remove", Privilege::Decrypt),
+    rule::<Rekey>("rekey", Privilege::Recrypt),
 ];
 
 const fn rule<M: Method>(verb: &'static str, privilege: Privilege) -> Rule {

@@ -95,6 +95,7 @@ impl Daemon {
                 reply(self.recovery_add(&call.volume, &secret, action))
             }
             Calls::RecoveryRemove(call) => reply(self.recovery_remove(&call.volume, call.keyslot, action)),
+            Calls::Rekey(call) => reply(self.rekey(&call, action)),
         }
     }
 
@@ -132,6 +133,7 @@ impl Daemon {
             Calls::Status(call) => volume(&call.volume),
             Calls::RecoveryAdd(call) => volume(&call.volume),
             Calls::RecoveryRemove(call) => volume(&call.volume),
+            Calls::Rekey(call) => volume(&call.volume),
         }
     }
 

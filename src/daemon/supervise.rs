@@ -125,12 +125,10 @@ impl Daemon {
 
     /// Tries again with every quiesced volume whose KEK is `provider`'s, each in a thread of its own.
     pub(super) fn resume_quiesced(self: &Arc<Self>, provider: &ProviderName) {
-        let waits = |device: &Device| {
-            matches!(device.state, State::Quiesced(_))
-                && device.report.job.provider.as_deref() == Some(provider.as_str())
-        };
-        let names: Vec<Name> =
-            self.devices().iter().filter(|(_, device)| waits(device)).map(|(name, _)| name.clone()).collect();
+        let mut names: Vec<Name> = self.volumes().of_provider(provider).cloned().collect();
+        names.retain(|name| {
+            matches!(self.devices().get(name), Some(Device { state: State::Quiesced(_), .. }))
+        });
         names.into_iter().for_each(|name| self.resume_in_background(name));
     }
 

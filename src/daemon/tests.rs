@@ -3,6 +3,7 @@
 mod events;
 mod keks;
 mod key_servers;
+mod rekey;
 mod roles;
 
 use std::fs;

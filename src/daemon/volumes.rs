@@ -116,11 +116,8 @@ impl Daemon {
 
     /// The DEK of the volume `name`, whose header this is.
     pub(super) fn unlock(&self, name: &Name, header: &Header) -> Result<Dek, Failure> {
-        let of_volume =
-            |failure: Failure| Failure { message: format!("volume {name}: {failure}"), ..failure };
-        let provider = self.providers().get(&header.token.provider);
-        let provider = provider.map_err(|error| of_volume(error.into()))?;
-        let dek = volume::unlock(header, &*provider).map_err(|error| of_volume(error.into()))?;
+        let provider = self.providers().get(&header.token.provider).map_err(of_volume(name))?;
+        let dek = volume::unlock(header, &*provider).map_err(of_volume(name))?;
         if let Some(notice) = kek_notice(header, &*provider) {
             log::warn!("volume {name}: {notice}");
         }
@@ -261,6 +258,14 @@ fn kek_notice(header: &Header, provider: &dyn KeyProvider) -> Option<String> {
     Some(format!(
         "KEK {kek_id} of key provider {name} is {state}: have another one wrap the volume's key with 'blkseal rekey --kek'"
     ))
+}
+
+/// Makes an error the failure of an action on the volume `name`.
+pub(super) fn of_volume<E: Into<Failure>>(name: &Name) -> impl Fn(E) -> Failure {
+    move |error| {
+        let failure = error.into();
+        Failure { message: format!("volume {name}: {failure}"), ..failure }
+    }
 }
 
 /// Where a volume is said to be.

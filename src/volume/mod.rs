@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `registry` | the volumes that this host knows, by name; kept in `volumes.toml` |
 //! | `state` | Locked, Unlocked, Live, Quiesced |
-//! | `keys` | a DEK made and wrapped, or unwrapped and checked |
+//! | `keys` | a DEK made and wrapped, unwrapped and checked, or wrapped by another KEK |
 //! | `users` | who uses a device, so that it is not stopped under them |
 
 mod error;
@@ -17,7 +17,7 @@ mod users;
 mod tests;
 
 pub use error::VolumeError;
-pub use keys::{create, unlock, wrapping_kek};
+pub use keys::{create, rewrap, unlock, wrapping_kek};
 pub use registry::{Known, Registry};
 pub use state::State;
 pub use users::claim_unused;

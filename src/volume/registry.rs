@@ -121,6 +121,17 @@ impl Registry {
         self.save(content)
     }
 
+    /// Remembers the KEK that the header of the volume `name` says.
+    pub fn update(&mut self, name: &Name, header: &Header) -> Result<(), VolumeError> {
+        let known = Known::of(header);
+        if self.get(name).is_none_or(|before| *before == known) {
+            return Ok(());
+        }
+        let mut content = self.content.clone();
+        content.volume.insert(name.clone(), known);
+        self.save(content)
+    }
+
     fn save(&mut self, content: Content) -> Result<(), VolumeError> {
         let text = toml::to_string(&content)
             .map_err(|error| VolumeError::Registry { path: self.path.clone(), problem: error.to_string() })?;

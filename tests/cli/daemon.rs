@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use blkseal::control::{
     self, Availability, Certificate, Checked, Counters, DaemonCalls, Device, Event, EventPage, Events,
     Failure, FailureKind, Kek, KekState, Keks, KeyServer, KeyServerStatus, Met, MetCertificate, Peer,
-    Provider, ProviderKind, Providers, RecoveryAdded, RecoveryRemoved, SecretFd, Secrets, Service,
-    TargetKind, Version, Volume, VolumeState, Volumes,
+    Provider, ProviderKind, Providers, RecoveryAdded, RecoveryRemoved, Rekey, Rekeyed, SecretFd, Secrets,
+    Service, TargetKind, Version, Volume, VolumeState, Volumes,
 };
 use serde_json::{Value, json};
 
@@ -39,7 +39,12 @@ impl Daemon {
         std::mem::take(&mut self.script.pins.lock().unwrap())
     }
 
-    /// Runs `during` while a call that has brought a secret waits for its answer.
+    /// The volumes that were rekeyed since this was last asked.
+    pub fn rekeyed(&self) -> Vec<String> {
+        std::mem::take(&mut self.script.rekeyed.lock().unwrap())
+    }
+
+    /// Runs `during` while a call that has brought a secret, or is to rekey a volume, waits for its answer.
     pub fn hold_answers<T>(&self, during: impl FnOnce() -> T) -> T {
         let _held = self.script.answering.lock().unwrap();
         during()
@@ -51,6 +56,7 @@ struct Script {
     secrets: Mutex<Vec<Vec<u8>>>,
     answering: Mutex<()>,
     pins: Mutex<Vec<String>>,
+    rekeyed: Mutex<Vec<String>>,
 }
 
 impl Script {
@@ -59,6 +65,26 @@ impl Script {
         self.secrets.lock().unwrap().push(secret.expose().to_vec());
         drop(self.answering.lock().unwrap());
         Ok(())
+    }
+}
+
+impl Script {
+    /// The newest KEK is `88bb1f42`; vm3 has it already, and vm2's is not to be had.
+    fn rekey(&self, call: Rekey) -> Result<Rekeyed, Failure> {
+        let Volume { name, provider, kek_id, .. } = find(&call.volume)?;
+        self.rekeyed.lock().unwrap().push(name.to_string());
+        drop(self.answering.lock().unwrap());
+        if name.as_str() == "vm2" {
+            return Err(Failure::new(FailureKind::Locked, "volume vm2: key provider lab is locked"));
+        }
+        Ok(Rekeyed {
+            rewrapped: name.as_str() != "vm3",
+            name,
+            provider: call.provider.unwrap().to_string(),
+            kek_id: call.kek_id.unwrap_or("88bb1f42".into()),
+            old_provider: provider.unwrap(),
+            old_kek_id: kek_id.unwrap(),
+        })
     }
 }
 
@@ -162,6 +188,7 @@ impl Service for Script {
                 let keyslots = call.keyslot.map_or(vec![0, 1], |keyslot| vec![keyslot]);
                 Ok(json!(RecoveryRemoved { keyslots }))
             }
+            DaemonCalls::Rekey(call) => self.rekey(call).map(|rekeyed| json!(rekeyed)),
         }
     }
 }

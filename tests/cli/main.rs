@@ -6,6 +6,7 @@
 mod daemon;
 mod memory;
 mod pages;
+mod rekey;
 mod secrets;
 mod terminal;
 mod transcripts;

@@ -35,6 +35,7 @@ fn every_command_teaches_by_example() {
         "events",
         "provider",
         "kek",
+        "rekey",
         "recovery",
         "study",
         "daemon",

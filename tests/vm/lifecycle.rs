@@ -2,9 +2,8 @@
 
 use std::fs;
 use std::process::Command;
-use std::time::{Duration, Instant};
 
-use crate::support::{Disk, Host, Pattern, run};
+use crate::support::{Disk, Host, Pattern, eventually, run};
 
 /// What must not grow: descriptors and locked memory of the daemon, processes, devices.
 #[derive(Debug, PartialEq)]
@@ -30,14 +29,6 @@ fn locked_kib(pid: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find(|line| line.starts_with("VmLck:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
-}
-
-fn eventually(what: &str, condition: impl Fn() -> bool) {
-    let start = Instant::now();
-    while !condition() {
-        assert!(start.elapsed() < Duration::from_secs(60), "not in 60 s: {what}");
-        std::thread::sleep(Duration::from_millis(50));
-    }
 }
 
 #[test]

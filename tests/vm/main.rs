@@ -13,4 +13,5 @@ mod filesystems;
 mod fio_verify;
 mod lifecycle;
 mod memory;
+mod rekey;
 mod roles;

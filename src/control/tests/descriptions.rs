@@ -8,7 +8,7 @@ use crate::control::{
     Close, Create, DaemonCalls, Events, FailureKind, GetVersion, Interface, KekActivate, KekCreate,
     KekDestroy, KekList, KekRevoke, KekShow, List, Method, Open, OpenTarget, Ping, ProviderAdd,
     ProviderAddKmip, ProviderCheck, ProviderList, ProviderLock, ProviderMeet, ProviderRemove,
-    ProviderSetDefault, ProviderUnlock, RecoveryAdd, RecoveryRemove, Status,
+    ProviderSetDefault, ProviderUnlock, RecoveryAdd, RecoveryRemove, Rekey, Status,
 };
 
 /// A value of every field that the description names.
@@ -111,6 +111,7 @@ fn the_daemons_description_is_what_its_types_are() {
         check::<I, Events>(),
         check::<I, RecoveryAdd>(),
         check::<I, RecoveryRemove>(),
+        check::<I, Rekey>(),
     ]);
 }
 

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::control::{
-    Events, KekDestroy, KekList, KekRevoke, KekState, ProviderAddKmip, ProviderCheck, ProviderMeet,
+    Events, KekDestroy, KekList, KekRevoke, KekState, ProviderAddKmip, ProviderCheck, ProviderMeet, Rekey,
 };
 use crate::provider::{KekChange, KeyProvider};
 
@@ -176,4 +176,47 @@ fn a_kek_that_its_server_has_destroyed_is_named_with_server_and_volume() {
     }
     let listed = host.call(&KekList { provider: None }).unwrap().keks;
     assert_eq!((listed[0].state, &listed[0].kek_id), (None, &kek_id), "volumes need it, nobody has it");
+}
+
+#[test]
+#[ignore = "takes a key server: ci/test runs it with one"]
+fn a_volume_moves_from_this_host_to_a_key_server_and_back() {
+    let pki = Pki::new();
+    let mut server = PyKmip::start(&pki, "keys");
+    let mut host = Host::with_provider();
+    host.call(&add(&pki, &[at(server.port)])).unwrap();
+    let backing = host.image("disk");
+    host.create("vol", backing.clone()).unwrap();
+    let recovery = RecoveryAdd { volume: "vol".into(), secret: SecretFd(0) };
+    host.client.call(&recovery, &[&secret("before")]).unwrap();
+    let to = |provider: &str| Rekey {
+        volume: "vol".into(),
+        provider: Some(provider.parse().unwrap()),
+        kek_id: None,
+    };
+    assert!(host.call(&to("cluster")).unwrap().rewrapped);
+    assert!(!host.call(&to("cluster")).unwrap().rewrapped);
+    host.call(&ProviderLock { name: "office".parse().unwrap() }).unwrap();
+    host.client.call(&recovery, &[&secret("with the key server")]).unwrap();
+    // What stock cryptsetup gets by each passphrase is the same key.
+    let keys = ["before", "with the key server"].map(|passphrase| {
+        let (passphrase_file, out) = (host.path("passphrase"), host.path("dek"));
+        fs::write(&passphrase_file, passphrase).unwrap();
+        let mut command = std::process::Command::new("cryptsetup");
+        command.args(["luksDump", "-q", "--dump-volume-key", "--key-file"]).arg(passphrase_file);
+        command.arg("--volume-key-file").arg(&out).arg(&backing).stdout(std::process::Stdio::null());
+        assert!(command.status().unwrap().success());
+        let key = fs::read(&out).unwrap();
+        fs::remove_file(out).unwrap();
+        key
+    });
+    assert!(keys[0].len() == 64 && keys[0] == keys[1]);
+
+    // Whether its KEKs are still active only a server can tell: nothing is wrapped by them while none answers.
+    host.unlock("office", "sesame").unwrap();
+    assert!(host.call(&to("office")).unwrap().rewrapped);
+    server.stop();
+    let before = fs::read(&backing).unwrap();
+    host.fails(&to("cluster"), FailureKind::Locked, &at(server.port));
+    assert!(before == fs::read(&backing).unwrap());
 }

@@ -1,10 +1,12 @@
 //! The oracle is the stock `cryptsetup` binary, which works on plain files without device mapper.
 
 mod changes;
+mod crash;
 mod format;
 mod open;
 mod refusals;
 mod token;
+mod trace;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

@@ -13,6 +13,15 @@ pub const KEY_FILE: &str = "a key file's content, which is long enough";
 /// The recovery passphrase that tests give to volumes.
 pub const PASSPHRASE: &str = "correct horse battery staple";
 
+/// Waits until `condition` is met, which must be soon.
+pub fn eventually(what: &str, condition: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < Duration::from_secs(60), "not in 60 s: {what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
 /// A running daemon, its directories, and a native provider that is unlocked. All of it ends with this value.
 pub struct Host {
     pub dir: tempfile::TempDir,

@@ -6,5 +6,5 @@ pub mod host;
 pub mod shell;
 
 pub use disk::{Disk, Pattern};
-pub use host::{Host, Volume};
+pub use host::{Host, Volume, eventually};
 pub use shell::{run, run_in};

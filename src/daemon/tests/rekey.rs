@@ -1,0 +1,128 @@
+//! Shallow rekey between native providers; `key_servers` has the way to a key server and back.
+
+use super::*;
+use crate::control::{KekCreate, KekRevoke, KekState, Rekey, Rekeyed};
+use crate::luks::{self, Place};
+
+fn rekey(volume: &str, provider: Option<&str>, kek_id: Option<&str>) -> Rekey {
+    let provider = provider.map(|name| name.parse().unwrap());
+    Rekey { volume: volume.into(), provider, kek_id: kek_id.map(str::to_owned) }
+}
+
+impl Host {
+    fn new_kek(&mut self, provider: &str) -> String {
+        let call = KekCreate { provider: Some(provider.parse().unwrap()), inactive: false };
+        self.call(&call).unwrap().kek_id
+    }
+
+    fn opens(&mut self, volume: &str) {
+        let add = RecoveryAdd { volume: volume.into(), secret: SecretFd(0) };
+        let keyslot = self.client.call(&add, &[&secret("rescue")]).unwrap().keyslot;
+        self.call(&RecoveryRemove { volume: volume.into(), keyslot: Some(keyslot) }).unwrap();
+    }
+}
+
+fn token(backing: &std::path::Path) -> luks::Token {
+    luks::open(&Place::attached(backing)).unwrap().token
+}
+
+#[test]
+fn a_volume_gets_the_newest_kek_and_keeps_it() {
+    let mut host = Host::with_provider();
+    let backing = host.image("disk");
+    let first = host.create("vol", backing.clone()).unwrap().kek_id.unwrap();
+    let second = host.new_kek("office");
+    let before = fs::read(&backing).unwrap();
+    let expected = Rekeyed {
+        name: "vol".parse().unwrap(),
+        provider: "office".into(),
+        kek_id: second.clone(),
+        old_provider: "office".into(),
+        old_kek_id: first.clone(),
+        rewrapped: true,
+    };
+    assert_eq!(host.call(&rekey("vol", None, None)).unwrap(), expected);
+    let after = fs::read(&backing).unwrap();
+    assert!(before[32 << 10..] == after[32 << 10..], "no data moves");
+    assert_eq!(token(&backing).kek_id.as_str(), second);
+    assert_eq!(host.call(&Status { volume: "vol".into() }).unwrap().kek_id, Some(second.clone()));
+    host.opens("vol");
+
+    let again = host.call(&rekey("vol", Some("office"), Some(&second))).unwrap();
+    assert_eq!(again, Rekeyed { old_kek_id: second.clone(), rewrapped: false, ..expected });
+    // Any KEK that is active, and only such a one.
+    assert!(host.call(&rekey(backing.to_str().unwrap(), None, Some(&first))).unwrap().rewrapped);
+    let revoke = KekRevoke { provider: "office".parse().unwrap(), kek_id: first.clone(), compromised: false };
+    host.call(&revoke).unwrap();
+    let before = fs::read(&backing).unwrap();
+    host.fails(&rekey("vol", None, Some(&first)), FailureKind::InvalidArgument, "is deactivated");
+    assert!(before == fs::read(&backing).unwrap());
+    assert!(host.call(&rekey("vol", None, None)).unwrap().rewrapped, "away from a revoked one");
+    host.opens("vol");
+}
+
+#[test]
+fn a_volume_moves_to_another_provider_and_back() {
+    let mut host = Host::with_provider();
+    let backing = host.image("disk");
+    host.create("vol", backing.clone()).unwrap();
+    host.add("spare", None).unwrap();
+    let moved = host.call(&rekey("vol", Some("spare"), None)).unwrap();
+    assert_eq!((moved.old_provider.as_str(), moved.provider.as_str()), ("office", "spare"));
+    assert_eq!(token(&backing).provider.as_str(), "spare");
+    host.call(&ProviderLock { name: "office".parse().unwrap() }).unwrap();
+    host.opens("vol");
+    host.fails(&ProviderRemove { name: "spare".parse().unwrap() }, FailureKind::Busy, "vol");
+
+    // Both providers have to be there.
+    let before = fs::read(&backing).unwrap();
+    host.fails(&rekey("vol", Some("office"), None), FailureKind::Locked, "volume vol: key provider office");
+    host.unlock("office", "sesame").unwrap();
+    host.call(&ProviderLock { name: "spare".parse().unwrap() }).unwrap();
+    host.fails(&rekey("vol", Some("office"), None), FailureKind::Locked, "volume vol: key provider spare");
+    assert!(before == fs::read(&backing).unwrap());
+    host.unlock("spare", "sesame").unwrap();
+    assert!(host.call(&rekey("vol", Some("office"), None)).unwrap().rewrapped);
+    host.opens("vol");
+    host.call(&ProviderRemove { name: "spare".parse().unwrap() }).unwrap();
+}
+
+#[test]
+fn a_run_that_was_cut_off_between_header_and_registry_goes_on() {
+    let mut host = Host::with_provider();
+    host.create("vol", host.image("disk")).unwrap();
+    host.add("spare", None).unwrap();
+    let before = fs::read(host.path("state/volumes.toml")).unwrap();
+    host.call(&rekey("vol", Some("spare"), None)).unwrap();
+    let after = fs::read(host.path("state/volumes.toml")).unwrap();
+    assert_ne!(before, after);
+    fs::write(host.path("state/volumes.toml"), &before).unwrap();
+    host.restart();
+    host.unlock("spare", "sesame").unwrap();
+    assert!(!host.call(&rekey("vol", Some("spare"), None)).unwrap().rewrapped);
+    assert_eq!(fs::read(host.path("state/volumes.toml")).unwrap(), after);
+}
+
+#[test]
+fn rekey_mistakes_are_refused() {
+    let mut host = Host::with_provider();
+    let backing = host.image("disk");
+    let made = host.create("vol", backing.clone()).unwrap();
+    let before = fs::read(&backing).unwrap();
+    let inactive = KekCreate { provider: None, inactive: true };
+    let inactive = host.call(&inactive).unwrap();
+    assert_eq!(inactive.state, Some(KekState::PreActive));
+    let unknown = "00000000-0000-4000-8000-000000000000";
+    let cases = [
+        (rekey("nobody", None, None), FailureKind::NotFound, "nobody"),
+        (rekey("vol", Some("nobody"), None), FailureKind::NotFound, "nobody"),
+        (rekey("vol", None, Some(unknown)), FailureKind::NotFound, unknown),
+        (rekey("vol", None, Some("two words")), FailureKind::InvalidArgument, "two words"),
+        (rekey("vol", None, Some(&inactive.kek_id)), FailureKind::InvalidArgument, "pre-active"),
+    ];
+    for (call, kind, named) in cases {
+        host.fails(&call, kind, named);
+    }
+    assert!(before == fs::read(&backing).unwrap());
+    assert_eq!(host.call(&Status { volume: "vol".into() }).unwrap(), made);
+}
