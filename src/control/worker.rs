@@ -65,10 +65,6 @@ pub struct Job {
     pub read_only: bool,
     /// The cipher's implementation; none picks the fastest for this CPU.
     pub cpu_path: Option<String>,
-    /// The provider of the KEK, for reports only.
-    pub provider: Option<String>,
-    /// The KEK that wraps the DEK, for reports only.
-    pub kek_id: Option<String>,
     /// The socket on which the worker is to listen. Its directory is what a daemon knows its devices by.
     pub socket: PathBuf,
 }

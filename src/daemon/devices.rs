@@ -141,9 +141,7 @@ impl Daemon {
         let Some(device) = self.devices().get(&name).cloned() else {
             return Err(Failure::new(FailureKind::NotFound, format!("volume {name} is not open")));
         };
-        let job = &device.report.job;
-        action.volume = Some(name.to_string());
-        (action.uuid, action.provider, action.kek_id) = (job.uuid, job.provider.clone(), job.kek_id.clone());
+        *action = Action { actor: action.actor, ..self.action_on(name.as_str(), action.verb) };
         let claim = volume::claim_unused(&name, &device.report.node)?;
         let flushed = match device.state {
             State::Live => claim.sync_all(),
@@ -228,8 +226,6 @@ impl Daemon {
         job.size = header.data_length;
         job.sector_size = header.sector_size;
         job.discards = options.allow_discards || header.allow_discards;
-        job.provider = Some(known.provider.to_string());
-        job.kek_id = Some(known.kek_id.to_string());
         Ok(job)
     }
 
@@ -260,8 +256,6 @@ impl Daemon {
             discards: false,
             read_only: options.read_only,
             cpu_path: options.cpu_path.clone(),
-            provider: None,
-            kek_id: None,
             socket: self.options.worker_socket(name),
         })
     }

@@ -35,6 +35,7 @@ impl Daemon {
             let from = self.providers().get(&old.provider)?;
             volume::rewrap(&mut header, &*from, &*to, &new)?;
             tell(action, &name, &header);
+            action.note = Some(format!("before, KEK {} of {} wrapped it", old.kek_id, old.provider));
         }
         // Also where nothing was done: it may have been stopped between the header and the registry.
         self.volumes().update(&name, &header)?;

@@ -138,7 +138,7 @@ impl Daemon {
     }
 
     /// An action on the volume that has `text` for its name or UUID. Paths are not looked at, for anybody may ask.
-    fn action_on(&self, text: &str, verb: &'static str) -> Action {
+    pub(super) fn action_on(&self, text: &str, verb: &'static str) -> Action {
         let volumes = self.volumes();
         let called =
             |(name, known): &(&Name, &Known)| name.as_str() == text || known.uuid.to_string() == text;

@@ -10,11 +10,10 @@ use ublk_targets::device;
 
 use super::Daemon;
 use super::devices::Device;
-use super::events::Action;
 use super::process::Process;
 use super::{links, worker};
 use crate::atomic_file;
-use crate::control::worker::{Job, Report, owner};
+use crate::control::worker::{Report, owner};
 use crate::control::{Failure, FailureKind, TargetKind};
 use crate::name::Name;
 use crate::provider::ProviderName;
@@ -53,13 +52,13 @@ impl Daemon {
         if !device::list().contains(&device.report.device_id) {
             log::warn!("the device of volume {name} was stopped by somebody else");
             self.forget(&device);
-            self.recorder.record(&own_action("close", &device.report.job), &Ok(()));
+            self.recorder.record(&self.action_on(name.as_str(), "close"), &Ok(()));
             return;
         }
         let early_deaths = if age < EARLY { device.early_deaths + 1 } else { 0 };
         let reason = "its worker ended unexpectedly".to_owned();
         let ended: Result<(), _> = Err(Failure::new(FailureKind::Internal, &reason));
-        self.recorder.record(&own_action("worker end", &device.report.job), &ended);
+        self.recorder.record(&self.action_on(name.as_str(), "worker end"), &ended);
         self.set_quiesced(name, reason, early_deaths);
         if early_deaths >= MAX_EARLY_DEATHS {
             let reason = format!("its worker ended {early_deaths} times in a row soon after it had started");
@@ -93,7 +92,7 @@ impl Daemon {
                 _ => break,
             }
         }
-        self.recorder.record(&own_action("worker replace", &device.report.job), &result);
+        self.recorder.record(&self.action_on(name.as_str(), "worker replace"), &result);
         if let Err(failure) = &result {
             self.set_quiesced(name, failure.message.clone(), device.early_deaths);
         }
@@ -184,7 +183,7 @@ impl Daemon {
 
     fn adopt_worker(self: &Arc<Self>, report: Report) {
         let name = report.job.name.clone();
-        let action = own_action("worker adopt", &report.job);
+        let action = self.action_on(name.as_str(), "worker adopt");
         let adopted = Process::of_pid(report.pid)
             .map_err(|error| Failure::from_error(FailureKind::System, &error))
             .and_then(|process| {
@@ -204,7 +203,7 @@ impl Daemon {
         let device = report.map(|report| Device { report, process: None, state, early_deaths: 0 });
         match device.filter(|device| device.report.job.name == *name) {
             Some(device) if self.orphans().contains(&device.report.device_id) => {
-                self.recorder.record(&own_action("worker adopt", &device.report.job), &self.keep(&device));
+                self.recorder.record(&self.action_on(name.as_str(), "worker adopt"), &self.keep(&device));
                 self.resume_in_background(name.clone());
             }
             // Served, but by a worker that is too busy to answer.
@@ -225,14 +224,4 @@ impl Daemon {
 fn left_behind(directory: &Path) -> BTreeSet<Name> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     entries.filter_map(|entry| Path::new(&entry.file_name()).file_stem()?.to_str()?.parse().ok()).collect()
-}
-
-fn own_action(verb: &'static str, job: &Job) -> Action {
-    Action {
-        volume: Some(job.name.to_string()),
-        uuid: job.uuid,
-        provider: job.provider.clone(),
-        kek_id: job.kek_id.clone(),
-        ..Action::own(verb)
-    }
 }

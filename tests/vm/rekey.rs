@@ -1,6 +1,8 @@
 //! Another KEK for a volume that is in use.
 
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::support::{Disk, Host, Pattern, Volume, eventually, run};
 
@@ -18,51 +20,64 @@ fn state(volume: &Volume<'_>) -> String {
     volume.status()["state"].as_str().unwrap().to_owned()
 }
 
+/// Runs fio on `path`, again and again until `work` is done; it checks what it wrote, and may see no error.
+fn under_fio(path: &Path, work: impl FnOnce()) {
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                run(&format!("{FIO} --do_verify=1 --filename={}", path.display()));
+            }
+        });
+        let stop = StopOnDrop(&done); // also where the work fails
+        work();
+        drop(stop);
+    });
+}
+
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+const FIO: &str = "fio --name=rekey --rw=randwrite --bs=4k --size=8m --direct=1 --iodepth=8 --ioengine=libaio \
+                   --verify=crc32c --verify_fatal=1";
+
 #[test]
 fn io_goes_on_while_a_volume_changes_its_kek_and_its_provider() {
     let mut host = with_two_providers();
-    let backing = host.image("backing", 64 << 20);
-    let path = host.create("busy", &backing, &[]).open(&[]);
-    let mut fio = Command::new("fio")
-        .args(["--name=rekey", "--rw=randwrite", "--bs=4k", "--size=40m", "--direct=1", "--iodepth=8"])
-        .args([
-            "--ioengine=libaio",
-            "--rate_iops=1200",
-            "--verify=crc32c",
-            "--verify_fatal=1",
-            "--do_verify=1",
-        ])
-        .arg(format!("--filename={}", path.display()))
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut rekeyed = 0;
-    while fio.try_wait().unwrap().is_none() {
-        host.blkseal(&["kek", "create", "keys"]);
-        for provider in ["spare", "keys"] {
-            let done = host.blkseal(&["rekey", "--kek", "--to", provider, "busy", "--json"]);
-            assert!(done.contains("\"rewrapped\":1"), "{done}");
-            rekeyed += 1;
+    let backing = host.image("backing", 32 << 20);
+    let volume = host.create("busy", &backing, &[]);
+    volume.add_recovery();
+    let before = volume.dek();
+    let path = volume.open(&[]);
+    under_fio(&path, || {
+        for _ in 0..4 {
+            host.blkseal(&["kek", "create", "keys"]);
+            for provider in ["spare", "keys"] {
+                let done = host.blkseal(&["rekey", "--kek", "--to", provider, "busy", "--json"]);
+                assert!(done.contains("\"rewrapped\":1"), "{done}");
+            }
         }
-        if rekeyed == 6 {
-            // In the midst of one more, the daemon is killed.
-            let mut cut_off = host.command(&["rekey", "--kek", "--to", "spare", "busy"]);
-            let mut cut_off = cut_off.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-            host.end_daemon("KILL");
-            cut_off.wait().unwrap();
-            host.start_daemon();
-            ["keys", "spare"].iter().for_each(|provider| unlock(&host, provider));
-            host.blkseal(&["rekey", "--kek", "--to", "keys", "busy"]);
-        }
-    }
-    assert!(fio.wait().unwrap().success(), "fio saw an error or wrong data");
-    assert!(rekeyed > 6, "only {rekeyed} times while fio ran");
+        // In the midst of one more, the daemon is killed.
+        let mut cut_off = host.command(&["rekey", "--kek", "--to", "spare", "busy"]);
+        let mut cut_off = cut_off.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        host.end_daemon("KILL");
+        cut_off.wait().unwrap();
+        host.start_daemon();
+        ["keys", "spare"].iter().for_each(|provider| unlock(&host, provider));
+        host.blkseal(&["rekey", "--kek", "--to", "spare", "busy"]);
+    });
     run("udevadm settle");
     host.blkseal(&["close", "busy"]);
-    run(&format!("cryptsetup luksDump {backing}"));
-    let verify = "--name=rekey --rw=randwrite --bs=4k --size=40m --direct=1 --verify=crc32c --verify_only";
     host.blkseal(&["open", "busy"]);
-    run(&format!("fio {verify} --filename={}", path.display()));
+    run(&format!("{FIO} --verify_only --filename={}", path.display()));
+    run("udevadm settle");
+    host.blkseal(&["close", "busy"]);
+    assert!(host.dek_of(&backing) == before, "the volume's own key is the same, says stock cryptsetup");
 }
 
 #[test]

@@ -136,6 +136,17 @@ impl Host {
         path
     }
 
+    /// The DEK of the volume whose header is on `device`, as stock cryptsetup gets it out with the recovery passphrase.
+    pub fn dek_of(&self, device: &str) -> Vec<u8> {
+        let (key, out) = (self.path("passphrase"), self.path("dek"));
+        super::run(&format!(
+            "cryptsetup luksDump -q --dump-volume-key --key-file {key} --volume-key-file {out} {device}"
+        ));
+        let dek = fs::read(&out).unwrap();
+        fs::remove_file(out).unwrap();
+        dek
+    }
+
     /// A new volume `name` on `backing`, made with the further `options` of `create`.
     pub fn create(&self, name: &str, backing: &str, options: &[&str]) -> Volume<'_> {
         self.blkseal(&[&["create", backing, "--name", name], options].concat());
@@ -237,13 +248,6 @@ impl Volume<'_> {
 
     /// The DEK, as stock cryptsetup gets it out with the recovery passphrase.
     pub fn dek(&self) -> Vec<u8> {
-        let (key, out) = (self.host.path("passphrase"), self.host.path(&format!("{}.dek", self.name)));
-        let device = self.header.as_ref().unwrap_or(&self.backing);
-        super::run(&format!(
-            "cryptsetup luksDump -q --dump-volume-key --key-file {key} --volume-key-file {out} {device}"
-        ));
-        let dek = fs::read(&out).unwrap();
-        fs::remove_file(out).unwrap();
-        dek
+        self.host.dek_of(self.header.as_ref().unwrap_or(&self.backing))
     }
 }
