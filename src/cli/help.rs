@@ -100,6 +100,7 @@ pub const OPEN: &str = "
   blkseal open vm1
   blkseal open /srv/from-elsewhere.img --name vm9
   blkseal open vm1 --read-only
+  blkseal open vm1 --wait=5m              # for its key server to come back
   blkseal open vm1 --allow-discards --queues 4 --depth 128";
 
 /// Examples of `close`.
@@ -190,6 +191,7 @@ fn meaning(kind: FailureKind) -> &'static str {
     match kind {
         FailureKind::WrongKey => "the passphrase, key file or key does not fit",
         FailureKind::Busy => "the volume, device or backing is in use",
+        FailureKind::Waiting => "the volume stays locked, and opens by itself once its key is to be had",
         FailureKind::InvalidArgument => "an argument makes no sense",
         FailureKind::BadData => "a header, token or size is damaged or unusable",
         FailureKind::NoInput => "a backing, header or key file is missing",

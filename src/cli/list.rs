@@ -26,7 +26,7 @@ fn text(Volumes { volumes }: &Volumes) -> String {
     let rows = volumes.iter().map(|volume| {
         [
             Cell::from(&volume.name),
-            status::state(volume.state),
+            status::state(volume),
             volume.size.map_or("-".into(), |bytes| Cell::from(short_size(bytes))),
             volume.device.as_ref().map_or("-".into(), |device| Cell::from(device.node.display())),
             volume.provider.as_deref().unwrap_or("-").into(),

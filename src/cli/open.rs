@@ -1,21 +1,26 @@
 //! `blkseal open`: a volume's device.
 
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use clap::builder::PossibleValuesParser;
 use ublk_targets::cipher::CpuPath;
 
 use super::output::short_size;
-use super::session::Session;
+use super::session::{Daemon, Session};
 use super::values::VolumeArgument;
 use super::{help, values};
-use crate::control::{self, DeviceOptions, Failure, Name, Volume};
+use crate::control::{self, DeviceOptions, Failure, FailureKind, Name, Volume, VolumeState};
+
+/// How often who waits asks whether the volume is open.
+const POLL: Duration = Duration::from_millis(300);
 
 /// Open a volume: its plaintext appears as /dev/blkseal/NAME
 ///
 /// The daemon unwraps the volume's key and starts a worker for it. A volume made on another host, or forgotten by
-/// this one, is opened by the path of its backing.
+/// this one, is opened by the path of its backing. Where no key server answers, or the key provider is locked, the
+/// volume stays locked (exit code 6) and opens by itself once its key is to be had; 'blkseal close' calls that off.
 #[derive(Debug, Args)]
 #[command(after_long_help = help::examples(help::OPEN))]
 pub struct Open {
@@ -27,6 +32,12 @@ pub struct Open {
     /// The file with the header of a volume that this host does not know yet
     #[arg(long, value_name = "FILE", value_parser = values::path)]
     header: Option<PathBuf>,
+    /// Where its key is not to be had now, wait until it is, or for this long: 90s, 30m, 12h, 7d
+    #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, value_parser = values::duration)]
+    wait: Option<Option<u64>>,
+    /// Where its key is not to be had now, fail with exit code 75 and do not open it later
+    #[arg(long, conflicts_with = "wait")]
+    no_wait: bool,
     #[command(flatten)]
     device: DeviceArguments,
     /// How to compute AES, for studies [default: the fastest of this CPU]
@@ -76,11 +87,40 @@ impl Open {
             name: self.name,
             header: self.header,
             options: self.device.options(self.cpu_path),
+            keep_trying: Some(!self.no_wait),
         };
-        let opened = session.daemon()?.call_slow("opening the volume", &call, &[]);
+        let mut daemon = session.daemon()?;
+        let opened = match (daemon.call_slow("opening the volume", &call, &[]), self.wait) {
+            (Err(why), Some(limit)) if why.kind == FailureKind::Waiting => {
+                wait(&mut daemon, &call.volume, limit.map(Duration::from_secs), why)
+            }
+            (opened, _) => opened,
+        };
         let volume = opened.map_err(|failure| self.volume.explain(failure))?;
         session.output.warn_of(&volume);
         session.output.answer(&volume, text)
+    }
+}
+
+/// Waits until `volume` is open, for `limit` at most; after that fails with `why` it is not.
+fn wait(daemon: &mut Daemon, volume: &str, limit: Option<Duration>, why: Failure) -> Result<Volume, Failure> {
+    let _spinner = daemon.spinner(&why.message);
+    let start = Instant::now();
+    loop {
+        let now = daemon.call(&control::Status { volume: volume.to_owned() })?;
+        if now.state == VolumeState::Live {
+            return Ok(now);
+        }
+        if !now.wanted {
+            let message =
+                format!("volume {} did not open: it was closed, or failed with its key at hand", now.name);
+            let hint = format!("'blkseal events --volume {}' tells", now.name);
+            return Err(Failure::new(FailureKind::Locked, message).hint(hint));
+        }
+        if limit.is_some_and(|limit| start.elapsed() >= limit) {
+            return Err(why);
+        }
+        std::thread::sleep(POLL);
     }
 }
 

@@ -77,13 +77,18 @@ impl Daemon {
         method: &M,
         secrets: &[&Secret],
     ) -> Result<M::Reply, Failure> {
-        // Drawn on standard error, and only where that is a terminal.
-        let spinner = if self.spins { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
-        spinner.set_message(doing.to_owned());
-        spinner.enable_steady_tick(Duration::from_millis(120));
+        let spinner = self.spinner(doing);
         let answer = self.call_with(method, secrets);
         spinner.finish_and_clear();
         answer
+    }
+
+    /// Says what is `doing`, on standard error, and only where that is a terminal.
+    pub fn spinner(&self, doing: &str) -> ProgressBar {
+        let spinner = if self.spins { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
+        spinner.set_message(doing.to_owned());
+        spinner.enable_steady_tick(Duration::from_millis(120));
+        spinner
     }
 
     fn call_with<M: Method>(&mut self, method: &M, secrets: &[&Secret]) -> Result<M::Reply, Failure> {

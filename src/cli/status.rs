@@ -31,8 +31,9 @@ impl Status {
 }
 
 /// A volume's state in its colour.
-pub fn state(state: VolumeState) -> Cell {
-    match state {
+pub fn state(volume: &Volume) -> Cell {
+    match volume.state {
+        VolumeState::Locked if volume.wanted => Cell::styled("locked, wanted", WAITING),
         VolumeState::Locked => Cell::styled("locked", WAITING),
         VolumeState::Unlocked => Cell::from("unlocked"),
         VolumeState::Live => Cell::styled("live", GOOD),
@@ -52,8 +53,9 @@ fn daemon_text(version: &Version) -> String {
 }
 
 fn volume_text(volume: &Volume) -> String {
-    let mut rows = vec![("name", Cell::from(&volume.name)), ("state", state(volume.state))];
+    let mut rows = vec![("name", Cell::from(&volume.name)), ("state", state(volume))];
     let mut add = |key, value: Option<Cell>| rows.extend(value.map(|value| (key, value)));
+    add("wanted", volume.wanted.then(|| "opens by itself once its key is to be had".into()));
     add("problem", volume.problem.as_deref().map(|text| Cell::styled(text, BAD)));
     add("notice", volume.notice.as_deref().map(|text| Cell::styled(text, WAITING)));
     add("uuid", volume.uuid.map(Cell::from));

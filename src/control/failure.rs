@@ -3,13 +3,15 @@
 use serde::{Deserialize, Serialize};
 
 /// What went wrong, in a form that programs can act on. Each is a Varlink error of the same name and stands for one
-/// exit code: those of sysexits.h, and cryptsetup's 2 and 5 for what sysexits.h has no word for.
+/// exit code: those of sysexits.h, cryptsetup's 2 and 5 for what sysexits.h has no word for, and 6.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum FailureKind {
     /// The passphrase, key file or key does not fit. Exit code 2.
     WrongKey,
     /// The volume, device or backing is in use. Exit code 5.
     Busy,
+    /// The volume stays locked, and opens by itself once its KEK is to be had. Exit code 6.
+    Waiting,
     /// An argument makes no sense. Exit code 64 (EX_USAGE).
     InvalidArgument,
     /// A header, token or size is damaged or unusable. Exit code 65 (EX_DATAERR).
@@ -42,9 +44,10 @@ pub enum FailureKind {
 
 impl FailureKind {
     /// Every kind, in the order of the exit codes.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::WrongKey,
         Self::Busy,
+        Self::Waiting,
         Self::InvalidArgument,
         Self::BadData,
         Self::NoInput,
@@ -66,6 +69,7 @@ impl FailureKind {
         match self {
             Self::WrongKey => 2,
             Self::Busy => 5,
+            Self::Waiting => 6,
             Self::InvalidArgument => 64,
             Self::BadData => 65,
             Self::NoInput => 66,

@@ -237,6 +237,9 @@ pub struct Open {
     /// How the device is laid out.
     #[serde(default)]
     pub options: DeviceOptions,
+    /// Whether, where the KEK is not to be had now, the volume is to be opened as soon as it is. The call then fails with
+    /// `Waiting`. So it is unless this is false.
+    pub keep_trying: Option<bool>,
 }
 
 /// What a device does with its sectors.
@@ -270,7 +273,7 @@ pub struct OpenTarget {
     pub options: DeviceOptions,
 }
 
-/// Stops a volume's device and wipes its DEK.
+/// Stops a volume's device and wipes its DEK; one that is to be opened later is not any more.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Close {
@@ -327,6 +330,8 @@ pub struct Volume {
     pub header: Option<PathBuf>,
     /// Where it is in its life.
     pub state: VolumeState,
+    /// Whether it has no device, and is opened as soon as its KEK is to be had.
+    pub wanted: bool,
     /// What keeps it from opening or serving, where something does.
     pub problem: Option<String>,
     /// What its user should know: a copy of the header that was repaired just now, for example.

@@ -14,9 +14,9 @@ use ublk_targets::secret::Dek;
 use super::Daemon;
 use super::authorise::{Caller, Privilege};
 use super::events::Action;
+use super::links;
 use super::process::Process;
 use super::volumes::{place, tell};
-use super::{links, worker};
 use crate::atomic_file;
 use crate::control::worker::{Job, Report};
 use crate::control::{DeviceOptions, Failure, FailureKind, Nothing, Open, OpenTarget, TargetKind, Volume};
@@ -62,15 +62,34 @@ impl Daemon {
         if let Some(device) = open {
             return self.open_again(&name, &device);
         }
-        let header = self.header_of(&name)?;
-        tell(action, &name, &header);
-        let job = self.crypt_job(&name, &header, &call.options)?;
-        let dek = self.unlock(&name, &header)?;
+        match self.open_now(&name, &call.options, action) {
+            Err(why) if why.kind == FailureKind::Locked && call.keep_trying.unwrap_or(true) => {
+                Err(self.open_later(&name, &call.options, &why)?)
+            }
+            Err(failure) => Err(failure),
+            Ok(header) => {
+                self.forget_wish(&name);
+                let mut volume = self.volume(&name);
+                // What the header's repair was is told once, by who saw it.
+                volume.notice = self.notice(&header);
+                Ok(volume)
+            }
+        }
+    }
+
+    /// Starts the device of a volume that has none. The caller has the volume's turn.
+    pub(super) fn open_now(
+        self: &Arc<Self>,
+        name: &Name,
+        options: &DeviceOptions,
+        action: &mut Action,
+    ) -> Result<Header, Failure> {
+        let header = self.header_of(name)?;
+        tell(action, name, &header);
+        let job = self.crypt_job(name, &header, options)?;
+        let dek = self.unlock(name, &header)?;
         self.start(job, Some(dek))?;
-        let mut volume = self.volume(&name);
-        // What the header's repair was is told once, by who saw it.
-        volume.notice = self.notice(&header);
-        Ok(volume)
+        Ok(header)
     }
 
     /// A live volume is not opened twice; a quiesced one gets a new worker.
@@ -139,6 +158,9 @@ impl Daemon {
         let name = self.name_of(text).ok_or_else(|| VolumeError::Unknown(text.to_owned()))?;
         let _turn = self.turns.take(&name);
         let Some(device) = self.devices().get(&name).cloned() else {
+            if self.forget_wish(&name) {
+                return Ok(Nothing {});
+            }
             return Err(Failure::new(FailureKind::NotFound, format!("volume {name} is not open")));
         };
         *action = Action { actor: action.actor, ..self.action_on(name.as_str(), action.verb) };
@@ -181,20 +203,14 @@ impl Daemon {
     pub(super) fn forget(&self, device: &Device) {
         let name = &device.report.job.name;
         links::remove(&self.options.link(name), &device.report.node);
-        for file in [self.options.worker_record(name), device.report.job.socket.clone()] {
-            match fs::remove_file(&file) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    log::warn!("cannot remove {}: {error}", file.display());
-                }
-                _ => {}
-            }
-        }
+        remove_file(&self.options.worker_record(name));
+        remove_file(&device.report.job.socket);
         self.devices().remove(name);
     }
 
     /// Starts a worker on `job` and enters its device.
     fn start(self: &Arc<Self>, job: Job, dek: Option<Dek>) -> Result<(), Failure> {
-        let (report, process) = worker::start(job, None, dek)?;
+        let (report, process) = (self.start_worker)(job, None, dek)?;
         let device = Device { report, process: Some(Arc::new(process)), state: State::Live, early_deaths: 0 };
         let kept = self.keep(&device);
         if kept.is_err() {
@@ -258,6 +274,16 @@ impl Daemon {
             cpu_path: options.cpu_path.clone(),
             socket: self.options.worker_socket(name),
         })
+    }
+}
+
+/// Removes a file, where it is there.
+pub(super) fn remove_file(path: &Path) {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            log::warn!("cannot remove {}: {error}", path.display());
+        }
+        _ => {}
     }
 }
 

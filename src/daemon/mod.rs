@@ -9,6 +9,7 @@
 //! | `key_servers`, `keks` | the same for KMIP providers, and for KEKs |
 //! | `supervise` | workers that died are replaced, workers that an earlier daemon started are adopted |
 //! | `worker`, `process` | a worker as seen from here |
+//! | `waiting` | volumes that wait for their KEK |
 //! | `turns` | one command at a time on a volume |
 //! | `links` | `/dev/blkseal/NAME` |
 //! | `events` | a record of each change and refusal |
@@ -34,6 +35,7 @@ mod service;
 mod supervise;
 mod turns;
 mod volumes;
+mod waiting;
 mod worker;
 
 #[cfg(test)]
@@ -54,8 +56,9 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::geteuid;
 use sd_notify::NotifyState;
 use ublk_targets::device;
-use ublk_targets::secret::process as own_process;
+use ublk_targets::secret::{Dek, process as own_process};
 
+use crate::control::worker::{Job, Report};
 use crate::control::{self, Failure, FailureKind};
 use crate::logging;
 use crate::name::Name;
@@ -64,8 +67,10 @@ use crate::{capabilities, provider, seccomp, volume};
 use devices::Device;
 use event_log::Bounds;
 use events::{Action, Recorder};
+use process::Process;
 use roles::Roles;
 use turns::Turns;
+use waiting::{Waiting, Wish};
 
 /// How long commands under way may take to end when the daemon is told to stop.
 const STOP_LIMIT: Duration = Duration::from_secs(30);
@@ -87,6 +92,9 @@ const KEPT: [Capability; 8] = [
     Capability::CAP_KILL,
 ];
 
+/// How a worker is started on a job, to take a device over or not; tests have their own way, without ublk.
+type StartWorker = fn(Job, Option<u32>, Option<Dek>) -> Result<(Report, Process), Failure>;
+
 /// What the daemon knows and holds. One value serves all connections.
 struct Daemon {
     options: Options,
@@ -96,6 +104,10 @@ struct Daemon {
     providers: Mutex<provider::Registry>,
     volumes: Mutex<volume::Registry>,
     devices: Mutex<BTreeMap<Name, Device>>,
+    /// The volumes without a device that are to get one.
+    wishes: Mutex<BTreeMap<Name, Wish>>,
+    waiting: Waiting,
+    start_worker: StartWorker,
     turns: Turns,
     wrapping: RwLock<()>,
 }
@@ -110,6 +122,9 @@ impl Daemon {
             recorder,
             volumes: Mutex::new(volume::Registry::load(&options.state_dir)?),
             devices: Mutex::default(),
+            wishes: Mutex::default(),
+            waiting: Waiting::default(),
+            start_worker: worker::start,
             turns: Turns::default(),
             wrapping: RwLock::default(),
             kdf_cost,
@@ -129,6 +144,10 @@ impl Daemon {
 
     fn devices(&self) -> MutexGuard<'_, BTreeMap<Name, Device>> {
         self.devices.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wishes(&self) -> MutexGuard<'_, BTreeMap<Name, Wish>> {
+        self.wishes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// While this is held no KEK is destroyed. It is taken before a KEK is chosen to wrap a DEK, and held until its

@@ -20,7 +20,7 @@ pub struct Options {
     /// Where the daemon remembers volumes, key providers and events, and native providers keep their keys
     #[arg(long, env = "BLKSEAL_STATE_DIR", value_name = "DIR", default_value = "/var/lib/blkseal")]
     pub state_dir: PathBuf,
-    /// Where sockets and what is known of running workers are kept until the next boot
+    /// Where sockets, and what is known of running workers and of volumes to be opened, are kept until the next boot
     #[arg(long, env = "BLKSEAL_RUN_DIR", value_name = "DIR", default_value = "/run/blkseal")]
     pub run_dir: PathBuf,
     /// Where the stable names of devices are
@@ -59,6 +59,16 @@ impl Options {
         self.workers_dir().join(format!("{name}.json"))
     }
 
+    /// Where the daemon remembers what is to be opened as soon as its KEK is to be had.
+    pub fn wishes_dir(&self) -> PathBuf {
+        self.run_dir.join("wanted")
+    }
+
+    /// What is remembered of `name`, which is to be opened.
+    pub fn wish_record(&self, name: &Name) -> PathBuf {
+        self.wishes_dir().join(format!("{name}.json"))
+    }
+
     /// The stable name of the device that serves `name`.
     pub fn link(&self, name: &Name) -> PathBuf {
         self.dev_dir.join(name.as_str())
@@ -78,6 +88,7 @@ impl Options {
             (&options.state_dir, 0o700),
             (&options.run_dir, 0o755),
             (&options.workers_dir(), 0o700),
+            (&options.wishes_dir(), 0o700),
             (&options.dev_dir, 0o755),
         ];
         for (directory, mode) in directories {

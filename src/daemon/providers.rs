@@ -72,7 +72,7 @@ impl Daemon {
         let provider = self.providers().get(&name)?;
         // Outside of the lock, for a passphrase takes its time.
         provider.unlock(secret)?;
-        self.resume_quiesced(&name);
+        self.go_on_with(&name);
         self.provider(&name)
     }
 

@@ -11,12 +11,12 @@ use ublk_targets::device;
 use super::Daemon;
 use super::devices::Device;
 use super::process::Process;
+use super::waiting::is_locked;
 use super::{links, worker};
 use crate::atomic_file;
 use crate::control::worker::{Report, owner};
 use crate::control::{Failure, FailureKind, TargetKind};
 use crate::name::Name;
-use crate::provider::ProviderName;
 use crate::volume::State;
 
 /// A worker that ends sooner than this has not done well.
@@ -77,8 +77,8 @@ impl Daemon {
         }
     }
 
-    /// Has a new worker take over a quiesced device, which keeps its node and the requests that wait. The caller has the
-    /// volume's turn.
+    /// Has a new worker take over a quiesced device, which keeps its node and the requests that wait; where its KEK is
+    /// not to be had, as soon as it is. The caller has the volume's turn.
     pub(super) fn replace_worker(self: &Arc<Self>, name: &Name) -> Result<(), Failure> {
         let Some(device) = self.devices().get(name).cloned() else { return Ok(()) };
         let mut result = self.try_to_replace(&device);
@@ -92,9 +92,14 @@ impl Daemon {
                 _ => break,
             }
         }
-        self.recorder.record(&self.action_on(name.as_str(), "worker replace"), &result);
+        if !(is_locked(&result) && self.waits_for_kek(name)) {
+            self.recorder.record(&self.action_on(name.as_str(), "worker replace"), &result);
+        }
         if let Err(failure) = &result {
             self.set_quiesced(name, failure.message.clone(), device.early_deaths);
+        }
+        if is_locked(&result) {
+            self.wait_for_kek(name);
         }
         result
     }
@@ -108,7 +113,7 @@ impl Daemon {
                 Some(self.unlock(&job.name, &header)?)
             }
         };
-        let (report, process) = worker::start(job, Some(device.report.device_id), dek)?;
+        let (report, process) = (self.start_worker)(job, Some(device.report.device_id), dek)?;
         let new = Device {
             report,
             process: Some(Arc::new(process)),
@@ -120,15 +125,6 @@ impl Daemon {
         }
         self.watch(&new.report.job.name);
         Ok(())
-    }
-
-    /// Tries again with every quiesced volume whose KEK is `provider`'s, each in a thread of its own.
-    pub(super) fn resume_quiesced(self: &Arc<Self>, provider: &ProviderName) {
-        let mut names: Vec<Name> = self.volumes().of_provider(provider).cloned().collect();
-        names.retain(|name| {
-            matches!(self.devices().get(name), Some(Device { state: State::Quiesced(_), .. }))
-        });
-        names.into_iter().for_each(|name| self.resume_in_background(name));
     }
 
     fn resume_in_background(self: &Arc<Self>, name: Name) {
@@ -143,7 +139,8 @@ impl Daemon {
         });
     }
 
-    /// Takes over what an earlier daemon left: its workers, devices whose worker ended since, and what is stale.
+    /// Takes over what an earlier daemon left: its workers, devices whose worker ended since, what it was to open, and
+    /// what is stale.
     pub(super) fn take_over(self: &Arc<Self>) {
         for name in left_behind(&self.options.workers_dir()) {
             self.adopt(&name);
@@ -155,6 +152,7 @@ impl Daemon {
                 log::warn!("{}", Failure::from(error));
             }
         }
+        self.take_over_wishes();
         let devices = self.devices();
         links::clean(&self.options.dev_dir, |name| {
             name.parse::<Name>().is_ok_and(|name| devices.contains_key(&name))

@@ -5,10 +5,12 @@ mod keks;
 mod key_servers;
 mod rekey;
 mod roles;
+mod waiting;
 
 use std::fs;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use tempfile::TempDir;
@@ -16,7 +18,7 @@ use ublk_targets::secret::Secret;
 
 use super::*;
 use crate::control::{
-    Availability, Client, Close, Create, DeviceOptions, GetVersion, List, Method, Open, OpenTarget,
+    Availability, Client, Close, Counters, Create, DeviceOptions, GetVersion, List, Method, Open, OpenTarget,
     ProviderAdd, ProviderKind, ProviderList, ProviderLock, ProviderRemove, ProviderSetDefault,
     ProviderUnlock, RecoveryAdd, RecoveryRemove, SecretFd, Status, TargetKind, VolumeState,
 };
@@ -99,7 +101,13 @@ impl Host {
     }
 
     fn open(&mut self, volume: &str) -> Open {
-        Open { volume: volume.into(), name: None, header: None, options: DeviceOptions::default() }
+        Open {
+            volume: volume.into(),
+            name: None,
+            header: None,
+            options: DeviceOptions::default(),
+            keep_trying: None,
+        }
     }
 }
 
@@ -119,10 +127,27 @@ fn start_daemon(directory: &std::path::Path) -> Client {
     let socket = options.socket();
     let _ = fs::remove_file(&socket); // a daemon of this process cannot be stopped, but forgotten
     let listener: UnixListener = control::bind(&socket, SOCKET_MODE).unwrap();
-    let daemon = Arc::new(Daemon::new(options, KdfCost::new(8, 1, 1).unwrap()).unwrap());
+    let daemon = Daemon::new(options, KdfCost::new(8, 1, 1).unwrap()).unwrap();
+    let daemon = Arc::new(Daemon { start_worker: start_stand_in, ..daemon });
     daemon.take_over();
     std::thread::spawn(move || control::serve(&daemon, &listener));
     Client::connect(&socket).unwrap()
+}
+
+/// In place of a worker, which takes ublk: a process that waits for the end of this one. There is no device.
+fn start_stand_in(job: Job, _: Option<u32>, dek: Option<Dek>) -> Result<(Report, Process), Failure> {
+    assert_eq!(dek.is_some(), job.target == TargetKind::Crypt);
+    let waits = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let report = Report {
+        job,
+        pid: waits.id(),
+        device_id: 4711,
+        node: "/dev/ublkb4711".into(),
+        cpu_path: None,
+        key_memory: None,
+        counters: Counters::default(),
+    };
+    Ok((report, Process::of_child(waits).unwrap()))
 }
 
 #[test]
@@ -182,8 +207,9 @@ fn a_created_volume_is_known_by_all_its_names_and_survives_a_restart() {
     assert_eq!((seen.len(), seen[0].state), (1, VolumeState::Locked));
     assert_eq!(seen[0].problem.as_deref(), Some("key provider office is locked"));
     let open = host.open("vol");
-    host.fails(&open, FailureKind::Locked, "office");
+    host.fails(&open, FailureKind::Waiting, "office");
     host.fails(&ProviderRemove { name: "office".parse().unwrap() }, FailureKind::Busy, "vol");
+    host.call(&Close { volume: "vol".into() }).unwrap();
     host.fails(&Close { volume: "vol".into() }, FailureKind::NotFound, "vol");
 
     fs::remove_file(&backing).unwrap();
@@ -214,7 +240,7 @@ fn a_volume_from_elsewhere_gets_its_label_as_name_or_the_one_that_is_given() {
     host.fails(&Status { volume: "travels".into() }, FailureKind::NotFound, "travels");
     let mut open = host.open(backing.to_str().unwrap());
     // It is learnt before it is seen to be locked.
-    host.fails(&open, FailureKind::Locked, "office");
+    host.fails(&open, FailureKind::Waiting, "office");
     assert_eq!(host.call(&Status { volume: "travels".into() }).unwrap().backing, Some(backing));
     open.name = Some("other".parse().unwrap());
     host.fails(&open, FailureKind::InvalidArgument, "travels");

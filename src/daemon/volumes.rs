@@ -143,6 +143,7 @@ impl Daemon {
     pub(super) fn volume(&self, name: &Name) -> Volume {
         let device = self.devices().get(name).cloned();
         let known = self.volumes().get(name).cloned();
+        let wish = self.wishes().get(name).cloned();
         let mut volume = unknown(name);
         if let Some(known) = &known {
             volume.uuid = Some(known.uuid);
@@ -155,8 +156,13 @@ impl Daemon {
                 Err(failure) => volume.problem = Some(failure.message),
             }
         }
-        if let Some(device) = device {
-            self.fill_in_device(&mut volume, &device);
+        match (device, wish) {
+            (Some(device), _) => self.fill_in_device(&mut volume, &device),
+            (None, Some(wish)) => {
+                volume.wanted = true;
+                set_state(&mut volume, State::Locked(wish.why));
+            }
+            (None, None) => {}
         }
         volume
     }
@@ -223,6 +229,7 @@ fn unknown(name: &Name) -> Volume {
         backing: None,
         header: None,
         state: VolumeState::Locked,
+        wanted: false,
         problem: None,
         notice: None,
         size: None,

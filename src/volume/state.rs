@@ -6,15 +6,17 @@ use crate::provider::{Availability, ProviderError, Registry};
 /// Where a volume is in its life.
 ///
 /// ```text
-///            provider unlocks            open              worker dies
-///  Locked ---------------------> Unlocked -----> Live <----------------> Quiesced
-///         <---------------------          <-----        worker replaced     |
-///            provider locks              close                              | close
-///                                           ^-------------------------------+
+///         KEK to be had            open            worker dies
+///  Locked -------------> Unlocked -----> Live <----------------> Quiesced
+///    |    <-------------          <-----      worker replaced        |
+///    |      and not          ^    close                              |
+///    |                       +------------------------- close -------+
+///    +---- open; KEK to be had ----------> Live
 /// ```
 ///
-/// A provider that locks changes nothing for a volume that is live; what is quiesced then stays so until it is unlocked
-/// again.
+/// To open a locked volume leaves it locked, and wanted: it is live once its KEK is to be had, unless it is closed before.
+/// A provider that locks, and servers that end, change nothing for a volume that is live; what is quiesced then stays so
+/// until the KEK is to be had again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum State {
     /// No device, and the KEK is not to be had now, for this reason.

@@ -166,6 +166,13 @@ impl Service for Script {
             DaemonCalls::Create(call) => {
                 Ok(json!(Volume { state: VolumeState::Unlocked, device: None, ..volume(call.name.as_str()) }))
             }
+            DaemonCalls::Open(call) if ["vm2", "vm5", "vm6"].contains(&call.volume.as_str()) => {
+                let (kind, more) = match call.keep_trying {
+                    Some(false) => (FailureKind::Locked, ""),
+                    _ => (FailureKind::Waiting, "; the volume stays locked"),
+                };
+                Err(Failure::new(kind, format!("key provider lab is locked{more}")).hint("unlock it"))
+            }
             DaemonCalls::Open(call) => {
                 let mut volume = find(&call.volume)?;
                 volume.notice = Some("the second copy of the header was damaged and is repaired".into());
@@ -195,7 +202,8 @@ impl Service for Script {
 
 fn find(name: &str) -> Result<Volume, Failure> {
     match name {
-        "vm1" => Ok(volume(name)),
+        "vm1" | "vm5" => Ok(volume(name)),
+        "vm6" => Ok(Volume { wanted: false, ..locked() }),
         "vm2" => Ok(locked()),
         "vm3" => Ok(quiesced()),
         "raw" => Ok(plain()),
@@ -320,6 +328,7 @@ fn volume(name: &str) -> Volume {
         backing: Some(format!("/srv/{name}.img").into()),
         header: None,
         state: VolumeState::Live,
+        wanted: false,
         problem: None,
         notice: None,
         size: Some(240 << 20),
@@ -354,6 +363,7 @@ fn locked() -> Volume {
     let problem = "key provider lab is locked\u{1b}[2J".to_owned();
     Volume {
         state: VolumeState::Locked,
+        wanted: true,
         problem: Some(problem),
         provider: Some("lab".into()),
         header: Some("/srv/headers/vm2.luks".into()),

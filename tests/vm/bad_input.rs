@@ -50,7 +50,7 @@ fn wrong_keys_and_unknown_names() {
     host.blkseal(&["provider", "lock", "keys"]);
     let unlock = ["provider", "unlock", "keys", "--key-file", &host.path("wrong")];
     refused(&host, &unlock, WRONG_KEY, &["keys"]);
-    refused_without_change(&host, &["open", "known"], LOCKED, &["keys"], &backing);
+    refused_without_change(&host, &["open", "known", "--no-wait"], LOCKED, &["keys"], &backing);
     host.blkseal(&["provider", "unlock", "keys", "--key-file", &host.path("key")]);
 
     refused(

@@ -12,6 +12,7 @@ mod errors;
 mod filesystems;
 mod fio_verify;
 mod lifecycle;
+mod locked;
 mod memory;
 mod rekey;
 mod roles;

@@ -55,7 +55,7 @@ fn every_change_and_every_failure_to_change_is_one_record() {
         ("recovery add", "ok", Some("vol"), Some("office")),
         ("provider lock", "ok", None, Some("office")),
         ("provider unlock", "WrongKey", None, Some("office")),
-        ("open", "Locked", Some("vol"), Some("office")),
+        ("open", "Waiting", Some("vol"), Some("office")),
         ("close", "NotFound", Some("nothing"), None),
     ];
     assert_eq!(seen, expected, "what only looks is no event");

@@ -9,11 +9,11 @@ use crate::provider::{KekChange, KeyProvider};
 /// As the tests in `tests/kmip`, which bring these helpers.
 #[allow(dead_code, unused_imports, reason = "those tests use more of it")]
 #[path = "../../../tests/kmip/support/mod.rs"]
-mod support;
+pub mod support;
 
 use support::{Pki, PyKmip, free_port};
 
-fn add(pki: &Pki, servers: &[String]) -> ProviderAddKmip {
+pub fn add(pki: &Pki, servers: &[String]) -> ProviderAddKmip {
     ProviderAddKmip {
         name: "cluster".parse().unwrap(),
         servers: servers.to_vec(),
@@ -30,7 +30,7 @@ fn add(pki: &Pki, servers: &[String]) -> ProviderAddKmip {
     }
 }
 
-fn at(port: u16) -> String {
+pub fn at(port: u16) -> String {
     format!("127.0.0.1:{port}")
 }
 

@@ -92,7 +92,7 @@ fn to_open_a_volume_from_elsewhere_takes_a_privilege_of_its_own() {
     assert!(host.call(&List {}).unwrap().volumes.is_empty(), "nothing was learnt");
     host.set_roles("[role.finder]\nprivileges = ['access', 'register', 'look']\nusers = ['4001']");
     let Some(answer) = host.call_as(OPERATOR, &[], &open) else { return };
-    assert_eq!(answer.unwrap_err().kind, FailureKind::Locked);
+    assert_eq!(answer.unwrap_err().kind, FailureKind::Waiting);
     assert_eq!(host.call(&List {}).unwrap().volumes.len(), 1);
 }
 
@@ -129,5 +129,11 @@ fn a_daemon_does_not_start_on_a_malformed_file() {
 }
 
 fn open_nothing() -> Open {
-    Open { volume: String::new(), name: None, header: None, options: DeviceOptions::default() }
+    Open {
+        volume: String::new(),
+        name: None,
+        header: None,
+        options: DeviceOptions::default(),
+        keep_trying: None,
+    }
 }
