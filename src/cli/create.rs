@@ -59,12 +59,12 @@ impl Create {
         };
         let volume = session.daemon()?.call_slow("making the volume", &call, &[])?;
         session.output.warn_of(&volume);
-        session.output.answer(&volume, text)
+        session.output.answer(&volume, |volume| text(volume, "made"))
     }
 }
 
 /// The name that a volume gets from the path of its backing: the file's name, without the extension of an image.
-fn name_after(backing: &Path) -> Result<Name, Failure> {
+pub fn name_after(backing: &Path) -> Result<Name, Failure> {
     let is_device = backing.metadata().is_ok_and(|metadata| metadata.file_type().is_block_device());
     let last = if is_device { backing.file_name() } else { backing.file_stem() };
     let text = last.unwrap_or_default().to_string_lossy().into_owned();
@@ -73,12 +73,13 @@ fn name_after(backing: &Path) -> Result<Name, Failure> {
     })
 }
 
-fn text(volume: &Volume) -> String {
+/// What became of a volume that was `done` so.
+pub fn text(volume: &Volume, done: &str) -> String {
     let size = volume.size.map(|bytes| format!(": {}", short_size(bytes))).unwrap_or_default();
     let kek = match (&volume.kek_id, &volume.provider) {
         (Some(kek), Some(provider)) => format!(", its key wrapped by KEK {kek} of {provider}"),
         _ => String::new(),
     };
     let name = &volume.name;
-    format!("volume {name} is made{size}{kek}\nopen it with: blkseal open {name}\n")
+    format!("volume {name} is {done}{size}{kek}\nopen it with: blkseal open {name}\n")
 }

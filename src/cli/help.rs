@@ -87,6 +87,19 @@ pub const REKEY: &str = "
   blkseal rekey --kek --to cluster --all  # every volume to another provider
   blkseal rekey --kek --all --json | jq 'select(.result == \"failed\") | .volume'";
 
+/// Examples of `adopt`.
+pub const ADOPT: &str = "
+  blkseal adopt /dev/vg0/vm5 --name vm5
+  blkseal adopt /srv/vm6.img --provider office --key-file /root/vm6.key --remove-passphrases
+  blkseal adopt /dev/sdd --name vm7 --header /srv/headers/vm7.luks";
+
+/// Examples of `release`.
+pub const RELEASE: &str = "
+  blkseal recovery add vm1
+  blkseal close vm1
+  blkseal release vm1
+  cryptsetup open /srv/vm1.img vm1        # asks for the recovery passphrase";
+
 /// Examples of `create`.
 pub const CREATE: &str = "
   truncate -s 10G /srv/vm1.img && blkseal create /srv/vm1.img

@@ -12,6 +12,7 @@
 //! | `interrupt` | Ctrl-C during long work |
 //! | the others | a verb each |
 
+mod adopt;
 mod close;
 mod completions;
 mod create;
@@ -29,6 +30,7 @@ mod passphrase;
 mod provider;
 mod recovery;
 mod rekey;
+mod release;
 mod report;
 mod session;
 mod status;
@@ -73,6 +75,8 @@ enum Verb {
     #[command(subcommand)]
     Recovery(recovery::Recovery),
     Rekey(rekey::Rekey),
+    Adopt(adopt::Adopt),
+    Release(release::Release),
     #[command(subcommand)]
     Study(study::Study),
     Daemon(daemon::Daemon),
@@ -113,6 +117,8 @@ impl Verb {
             Self::Events(verb) => verb.run(session),
             Self::Recovery(verb) => verb.run(session),
             Self::Rekey(verb) => verb.run(session),
+            Self::Adopt(verb) => verb.run(session),
+            Self::Release(verb) => verb.run(session),
             Self::Study(verb) => verb.run(session),
             Self::Daemon(verb) => verb.run(session),
             Self::Worker(verb) => verb.run(),

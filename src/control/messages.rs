@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::Name;
+use super::adopt::{Adopt, Release};
 use super::events::{EventPage, Events};
 use super::interface::{Nothing, interface};
 use super::keks::{
@@ -50,6 +51,8 @@ interface! {
         RecoveryAdd -> RecoveryAdded,
         RecoveryRemove -> RecoveryRemoved,
         Rekey -> Rekeyed,
+        Adopt -> Volume,
+        Release -> Nothing,
     }
 }
 

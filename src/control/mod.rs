@@ -11,6 +11,7 @@
 //! | `client` | a blocking connection that makes typed calls |
 //! | `service` | the other side: a thread a connection, each call parsed and handed to a [`Service`] |
 //! | `messages` | the methods of `io.blkseal.Daemon` and what is in them |
+//! | `adopt` | those of its methods by which volumes come from and go to stock cryptsetup |
 //! | `key_servers`, `keks` | those of its methods that are about key servers, and about KEKs |
 //! | `events` | the one that reads the event log |
 //! | `worker` | the methods of `io.blkseal.Worker` |
@@ -18,6 +19,7 @@
 //! | `failure` | the one error that crosses a socket: kind, message, hint, exit code |
 //! | `socket` | messages of bounded size, and descriptors, on a blocking Unix socket |
 
+mod adopt;
 mod client;
 mod events;
 mod failure;
@@ -31,6 +33,7 @@ mod socket;
 pub mod worker;
 
 pub use crate::name::{Name, NameError};
+pub use adopt::*;
 pub use client::Client;
 pub use events::*;
 pub use failure::{Failure, FailureKind};

@@ -9,10 +9,10 @@ use serde::Deserialize;
 
 use super::roles::Roles;
 use crate::control::{
-    Close, Create, Events, Failure, FailureKind, GetVersion, KekActivate, KekCreate, KekDestroy, KekList,
-    KekRevoke, KekShow, List, Method, Open, OpenTarget, Peer, Ping, ProviderAdd, ProviderAddKmip,
+    Adopt, Close, Create, Events, Failure, FailureKind, GetVersion, KekActivate, KekCreate, KekDestroy,
+    KekList, KekRevoke, KekShow, List, Method, Open, OpenTarget, Peer, Ping, ProviderAdd, ProviderAddKmip,
     ProviderCheck, ProviderList, ProviderLock, ProviderMeet, ProviderRemove, ProviderSetDefault,
-    ProviderUnlock, RecoveryAdd, RecoveryRemove, Rekey, Status,
+    ProviderUnlock, RecoveryAdd, RecoveryRemove, Rekey, Release, Status,
 };
 
 /// What a method takes; named after vSphere's privileges for cryptographic operations.
@@ -31,7 +31,7 @@ pub(super) enum Privilege {
     EncryptNew,
     /// To put what is encrypted already under the keys of a provider.
     Encrypt,
-    /// To give others a way to a volume's data: recovery passphrases.
+    /// To give others a way to a volume's data: recovery passphrases, or all of it to stock cryptsetup.
     Decrypt,
     /// To have volumes' keys wrapped by other keys.
     Recrypt,
@@ -87,8 +87,9 @@ pub(super) struct Rule {
 
 /// What each method of `io.blkseal.Daemon` takes. What is not in here is refused to everybody.
 ///
-/// To open a volume that this host does not know takes [`Privilege::Register`] besides.
-const RULES: [Rule; 27] = [
+/// To open a volume that this host does not know takes [`Privilege::Register`] besides; to remove the passphrases of one that
+/// is adopted, [`Privilege::Decrypt`].
+const RULES: [Rule; 29] = [
     rule::<Ping>("ping", Privilege::Look),
     rule::<GetVersion>("status", Privilege::Look),
     rule::<ProviderAdd>("provider add", Privilege::ManageKeyServers),
@@ -116,6 +117,8 @@ const RULES: [Rule; 27] = [
     rule::<RecoveryAdd>("recovery add", Privilege::Decrypt),
     rule::<RecoveryRemove>("recovery remove", Privilege::Decrypt),
     rule::<Rekey>("rekey", Privilege::Recrypt),
+    rule::<Adopt>("adopt", Privilege::Encrypt),
+    rule::<Release>("release", Privilege::Decrypt),
 ];
 
 const fn rule<M: Method>(verb: &'static str, privilege: Privilege) -> Rule {

@@ -53,6 +53,7 @@ impl From<LuksError> for Failure {
     fn from(error: LuksError) -> Self {
         use FailureKind as Kind;
         let kind = match &error {
+            LuksError::Memory(_) => Kind::System,
             LuksError::Missing(_) => Kind::NoInput,
             LuksError::SectorSize(_)
             | LuksError::BlockSize { .. }
@@ -70,7 +71,10 @@ impl From<LuksError> for Failure {
             | LuksError::Token { .. }
             | LuksError::OtherVolume(_) => Kind::BadData,
             LuksError::InUse { .. } => Kind::Busy,
-            LuksError::Occupied { .. } | LuksError::HeaderExists(_) => Kind::Exists,
+            LuksError::Occupied { .. }
+            | LuksError::HeaderExists(_)
+            | LuksError::Adopted(_)
+            | LuksError::NoPassphrase(_) => Kind::Exists,
             LuksError::WrongKey(_) | LuksError::WrongPassphrase(_) => Kind::WrongKey,
             LuksError::NoSuchSlot { .. } => Kind::NotFound,
             LuksError::Library { .. } => Kind::Io,

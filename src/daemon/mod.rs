@@ -5,7 +5,7 @@
 //! | `options` | where everything is kept |
 //! | `service` | the calls that it answers |
 //! | `authorise`, `roles` | who may call what: the rules, and `roles.toml` |
-//! | `providers`, `volumes`, `devices`, `rekey` | what the calls do |
+//! | `providers`, `volumes`, `devices`, `rekey`, `adopt` | what the calls do |
 //! | `key_servers`, `keks` | the same for KMIP providers, and for KEKs |
 //! | `supervise` | workers that died are replaced, workers that an earlier daemon started are adopted |
 //! | `worker`, `process` | a worker as seen from here |
@@ -17,6 +17,7 @@
 //! | `history` | these records for who asks |
 //! | `failure` | what errors are to a user |
 
+mod adopt;
 mod authorise;
 mod devices;
 mod event_log;

@@ -96,6 +96,11 @@ impl Daemon {
             }
             Calls::RecoveryRemove(call) => reply(self.recovery_remove(&call.volume, call.keyslot, action)),
             Calls::Rekey(call) => reply(self.rekey(&call, action)),
+            Calls::Adopt(call) => {
+                let secret = secrets.take(call.secret)?;
+                reply(self.adopt(&call, &secret, caller, action))
+            }
+            Calls::Release(call) => reply(self.release(&call.volume, action)),
         }
     }
 
@@ -134,6 +139,8 @@ impl Daemon {
             Calls::RecoveryAdd(call) => volume(&call.volume),
             Calls::RecoveryRemove(call) => volume(&call.volume),
             Calls::Rekey(call) => volume(&call.volume),
+            Calls::Adopt(call) => new(&call.name),
+            Calls::Release(call) => volume(&call.volume),
         }
     }
 

@@ -143,7 +143,7 @@ impl Daemon {
     /// what is stale.
     pub(super) fn take_over(self: &Arc<Self>) {
         for name in left_behind(&self.options.workers_dir()) {
-            self.adopt(&name);
+            self.adopt_left(&name);
         }
         let adopted: BTreeSet<u32> = self.devices().values().map(|device| device.report.device_id).collect();
         for id in self.orphans().into_iter().filter(|id| !adopted.contains(id)) {
@@ -164,7 +164,7 @@ impl Daemon {
         device::orphans(owner(&self.options.workers_dir()))
     }
 
-    fn adopt(self: &Arc<Self>, name: &Name) {
+    fn adopt_left(self: &Arc<Self>, name: &Name) {
         match worker::ask(&self.options.worker_socket(name)) {
             Ok((report, peer)) if report.job.name == *name && peer.pid.unsigned_abs() == report.pid => {
                 self.adopt_worker(report);

@@ -1,5 +1,6 @@
 //! A daemon on a real socket, as far as it goes without ublk.
 
+mod adopt;
 mod events;
 mod keks;
 mod key_servers;

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use ublk_targets::secret::SecretError;
+
 use super::{HeaderCopy, TokenError};
 
 /// Why a header could not be made, read or changed. Sizes are in bytes.
@@ -118,8 +120,14 @@ pub enum LuksError {
     #[error("the key is not that of {}", .0.display())]
     WrongKey(PathBuf),
     /// No keyslot opens by this passphrase.
-    #[error("no recovery passphrase of {} matches", .0.display())]
+    #[error("no passphrase of {} matches", .0.display())]
     WrongPassphrase(PathBuf),
+    /// A header that is to get a token has one.
+    #[error("{} is a blkseal volume already", .0.display())]
+    Adopted(PathBuf),
+    /// Nothing but its token opens the volume.
+    #[error("{} has no recovery passphrase, without which nobody could open it", .0.display())]
+    NoPassphrase(PathBuf),
     /// The keyslot is empty.
     #[error("{} has no recovery passphrase in slot {slot}", path.display())]
     NoSuchSlot {
@@ -128,6 +136,9 @@ pub enum LuksError {
         /// The slot asked for.
         slot: u32,
     },
+    /// There is no memory for a key.
+    #[error(transparent)]
+    Memory(#[from] SecretError),
     /// libcryptsetup failed.
     #[error("cannot {action} {}: {detail}", path.display())]
     Library {
@@ -179,6 +190,8 @@ impl LuksError {
             Self::NotRepaired { .. } => "make a copy of it, then run `cryptsetup repair`",
             Self::Token { source, .. } => return source.hint(),
             Self::WrongKey(_) => "its header was replaced, or its token belongs to another volume",
+            Self::Adopted(_) => "`blkseal open` opens it, `blkseal rekey --kek` has another KEK wrap its key",
+            Self::NoPassphrase(_) => "`blkseal recovery add` gives it one",
             Self::NoSuchSlot { .. } => "`blkseal status` shows the slots in use",
             Self::Permission { .. } => "run as root",
             _ => return None,

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::copies::{Copies, Facts};
 use super::metadata::{DataArea, Metadata};
-use super::{HeaderCopy, Keyslot, LuksError, Place, Placement, Token, crypt};
+use super::{HeaderCopy, Keyslot, LuksError, Place, Placement, Token, claim, crypt};
 
 /// More than the frames of PBKDF2, Argon2 and AES in libcryptsetup and its crypto library use.
 pub(super) const STACK_USED: usize = 64 * 1024;
@@ -60,7 +60,23 @@ pub(super) struct Loaded {
     token_slot: u32,
 }
 
+/// A LUKS2 volume of a form that blkseal serves, whether it has a token or not.
+pub(super) struct Found {
+    pub device: CryptDevice,
+    pub uuid: Uuid,
+    pub metadata: Metadata,
+    place: Place,
+    label: Option<String>,
+    area: DataArea,
+    data_length: u64,
+    repair: Option<Repair>,
+}
+
 pub(super) fn load(place: &Place) -> Result<Loaded, LuksError> {
+    find(place)?.with_token()
+}
+
+pub(super) fn find(place: &Place) -> Result<Found, LuksError> {
     place.check_paths()?;
     let path = place.header_path();
     let backing_size = size_of(place)?;
@@ -75,22 +91,30 @@ pub(super) fn load(place: &Place) -> Result<Loaded, LuksError> {
     let metadata = Metadata::from_json(path, json)?;
     let area = metadata.data_area(path)?;
     let data_length = data_length(place, &area, backing_size)?;
-    let token = metadata.token().map_err(|source| LuksError::Token { path: path.to_owned(), source });
     let (uuid, label) = identity(place, copies.facts())?;
-    let (token_slot, token) = token?;
-    let header = Header {
-        place: place.clone(),
-        uuid,
-        label,
-        sector_size: area.sector_size,
-        data_offset: area.offset,
-        data_length,
-        allow_discards: metadata.allows_discards(),
-        token,
-        keyslots: metadata.keyslots(),
-        repair: repaired(place, &copies)?,
-    };
-    Ok(Loaded { header, device, token_slot })
+    let repair = repaired(place, &copies)?;
+    Ok(Found { device, uuid, metadata, place: place.clone(), label, area, data_length, repair })
+}
+
+impl Found {
+    fn with_token(self) -> Result<Loaded, LuksError> {
+        let path = self.place.header_path().to_owned();
+        let (token_slot, token) =
+            self.metadata.token().map_err(|source| LuksError::Token { path, source })?;
+        let header = Header {
+            place: self.place,
+            uuid: self.uuid,
+            label: self.label,
+            sector_size: self.area.sector_size,
+            data_offset: self.area.offset,
+            data_length: self.data_length,
+            allow_discards: self.metadata.allows_discards(),
+            token,
+            keyslots: self.metadata.keyslots(),
+            repair: self.repair,
+        };
+        Ok(Loaded { header, device: self.device, token_slot })
+    }
 }
 
 impl Header {
@@ -112,6 +136,20 @@ impl Header {
             .map_err(crypt::failed("write the token of", path))?;
         *self = self.reload()?.header;
         Ok(())
+    }
+
+    /// Takes the token away, so that nothing but passphrases opens the volume, and blkseal is out of it. Refused while
+    /// somebody uses the backing, and where there is no passphrase.
+    pub fn release(self) -> Result<(), LuksError> {
+        let path = self.place.header_path();
+        let _claim = claim(&self.place.backing, 0)?;
+        let mut loaded = self.reload()?;
+        if loaded.header.keyslots.is_empty() {
+            return Err(LuksError::NoPassphrase(path.to_owned()));
+        }
+        let slot = loaded.token_slot;
+        let removed = loaded.device.token_handle().json_set(TokenInput::RemoveToken(slot));
+        removed.map(drop).map_err(crypt::failed("remove the token of", path))
     }
 
     /// The header as it is now, if it is still this volume's.

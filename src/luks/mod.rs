@@ -3,14 +3,16 @@
 //! | part | what it does |
 //! |---|---|
 //! | [`format`](fn@format) | makes a volume, after every check that could refuse it |
+//! | [`unlock`] | opens a volume that has no token yet with its passphrase: an [`Unlocked`], which takes one |
 //! | [`open`] | reads a header, with its second copy repaired where one was damaged: a [`Header`] |
-//! | [`Header`] | checks a DEK, replaces the token, keeps recovery passphrases |
+//! | [`Header`] | checks a DEK, replaces the token or takes it away, keeps recovery passphrases |
 //! | [`Token`] | the JSON that names provider and KEK and carries the wrapped DEK |
 //! | [`claim`](fn@claim) | takes a backing device or file for one user |
 //!
-//! Key bytes go from secret pages straight into libcryptsetup, which copies them into locked memory of its own and
-//! wipes that when it is done.
+//! Key bytes go from secret pages straight into libcryptsetup, or from it into them; it keeps copies in locked memory of
+//! its own and wipes that when it is done.
 
+mod adopt;
 mod claim;
 mod copies;
 mod crypt;
@@ -25,6 +27,7 @@ mod token;
 #[cfg(test)]
 mod tests;
 
+pub use adopt::{Unlocked, unlock};
 pub use claim::claim;
 pub use copies::HeaderCopy;
 pub use error::LuksError;

@@ -61,7 +61,9 @@ impl TokenError {
     /// What to do about it.
     pub fn hint(&self) -> Option<&'static str> {
         Some(match self {
-            Self::Missing => "it is a LUKS2 volume that blkseal did not make: open it with `cryptsetup open`",
+            Self::Missing => {
+                "it is a LUKS2 volume that blkseal did not make: `blkseal adopt` makes it one of its own"
+            }
             Self::Version(_) | Self::Wrap(_) => "use the blkseal release that wrote it, or a later one",
             _ => "restore the header from a backup with `cryptsetup luksHeaderRestore`",
         })

@@ -1,7 +1,7 @@
-//! A volume's DEK: made and wrapped when the volume is made, unwrapped and checked when it is opened, wrapped again by
+//! A volume's DEK: made and wrapped when the volume is made or adopted, unwrapped and checked when it is opened, wrapped again by
 //! another KEK.
 
-use ublk_targets::secret::Dek;
+use ublk_targets::secret::{Dek, Secret};
 
 use super::VolumeError;
 use crate::luks::{self, FormatOptions, Header, Place, Token};
@@ -19,6 +19,28 @@ pub fn create(
     let dek = Dek::generate()?;
     let token = wrap(provider, &kek_id, &dek)?;
     Ok(luks::format(place, options, &dek, &token)?)
+}
+
+/// Puts the LUKS2 volume at `place`, which `passphrase` opens, under the KEK that [`wrapping_kek`] gives. No data moves. The
+/// token is read back and opens the volume before this returns; where it does not, it is taken away again.
+pub fn adopt(
+    place: &Place,
+    passphrase: &Secret,
+    provider: &dyn KeyProvider,
+    wanted: Option<KekId>,
+) -> Result<Header, VolumeError> {
+    // The passphrase first: for one that is wrong no KEK is made.
+    let unlocked = luks::unlock(place, passphrase)?;
+    let kek_id = wrapping_kek(provider, wanted)?;
+    let token = wrap(provider, &kek_id, unlocked.dek())?;
+    let header = unlocked.adopt(&token)?;
+    match unlock(&header, provider) {
+        Ok(_) => Ok(header),
+        Err(error) => {
+            header.release()?;
+            Err(error)
+        }
+    }
 }
 
 /// The KEK that is to wrap a DEK: the one that is `wanted`, if it is active, or else the newest active one, made if there

@@ -17,7 +17,7 @@ mod users;
 mod tests;
 
 pub use error::VolumeError;
-pub use keys::{create, rewrap, unlock, wrapping_kek};
+pub use keys::{adopt, create, rewrap, unlock, wrapping_kek};
 pub use registry::{Known, Registry};
 pub use state::State;
 pub use users::claim_unused;

@@ -132,6 +132,13 @@ impl Registry {
         self.save(content)
     }
 
+    /// Forgets the volume `name`.
+    pub fn remove(&mut self, name: &Name) -> Result<(), VolumeError> {
+        let mut content = self.content.clone();
+        content.volume.remove(name);
+        self.save(content)
+    }
+
     fn save(&mut self, content: Content) -> Result<(), VolumeError> {
         let text = toml::to_string(&content)
             .map_err(|error| VolumeError::Registry { path: self.path.clone(), problem: error.to_string() })?;

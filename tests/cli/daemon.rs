@@ -195,6 +195,21 @@ impl Service for Script {
                 let keyslots = call.keyslot.map_or(vec![0, 1], |keyslot| vec![keyslot]);
                 Ok(json!(RecoveryRemoved { keyslots }))
             }
+            DaemonCalls::Adopt(call) if call.backing.ends_with("passwd") => {
+                self.keep(&mut secrets, call.secret)?;
+                Err(Failure::new(FailureKind::BadData, "/etc/passwd has no LUKS2 header"))
+            }
+            DaemonCalls::Adopt(call) => {
+                self.keep(&mut secrets, call.secret)?;
+                let recovery_keyslots = if call.remove_passphrases { vec![] } else { vec![0] };
+                let volume = volume(call.name.as_str());
+                Ok(json!(Volume { state: VolumeState::Unlocked, device: None, recovery_keyslots, ..volume }))
+            }
+            DaemonCalls::Release(call) => {
+                find(&call.volume)?;
+                let failure = Failure::new(FailureKind::Busy, "volume vm1 is open");
+                if call.volume == "vm1" { Err(failure.hint("close it first")) } else { Ok(json!({})) }
+            }
             DaemonCalls::Rekey(call) => self.rekey(call).map(|rekeyed| json!(rekeyed)),
         }
     }

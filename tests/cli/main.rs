@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests, outside the functions that clippy knows as tests")]
 
+mod adopt;
 mod daemon;
 mod memory;
 mod pages;

@@ -28,6 +28,8 @@ fn every_command_teaches_by_example() {
     };
     for verb in [
         "create",
+        "adopt",
+        "release",
         "open",
         "close",
         "list",

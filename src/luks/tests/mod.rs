@@ -1,5 +1,6 @@
 //! The oracle is the stock `cryptsetup` binary, which works on plain files without device mapper.
 
+mod adopt;
 mod changes;
 mod crash;
 mod format;

@@ -1,0 +1,80 @@
+//! Volumes that come from stock cryptsetup, and go back to it.
+
+use ublk_targets::secret::Secret;
+
+use super::Daemon;
+use super::authorise::{Caller, Privilege};
+use super::events::Action;
+use super::keks::kek_id;
+use super::volumes::{place, tell};
+use crate::control::{Adopt, Failure, FailureKind, Nothing, Volume};
+use crate::luks::{self, Header, LuksError, TokenError};
+use crate::name::Name;
+use crate::volume::{self, Known, VolumeError};
+
+impl Daemon {
+    pub(super) fn adopt(
+        &self,
+        call: &Adopt,
+        passphrase: &Secret,
+        caller: &Caller,
+        action: &mut Action,
+    ) -> Result<Volume, Failure> {
+        if call.remove_passphrases {
+            caller.require(Privilege::Decrypt, "'adopt --remove-passphrases'")?;
+        }
+        let _turn = self.turns.take(&call.name);
+        let place = place(&call.backing, call.header.as_deref())?;
+        self.check_name_is_free(&call.name, &place)?;
+        let provider = self.provider_or_default(call.provider.as_ref())?;
+        let wanted = call.kek_id.as_deref().map(kek_id).transpose()?;
+        let _wrapping = self.start_wrapping();
+        let mut header = volume::adopt(&place, passphrase, &*provider, wanted)?;
+        tell(action, &call.name, &header);
+        self.volumes().insert(call.name.clone(), Known::of(&header))?;
+        if call.remove_passphrases {
+            remove_passphrases(&call.name, &mut header)?;
+            action.note = Some("its passphrases are removed".into());
+        }
+        Ok(self.volume(&call.name))
+    }
+
+    pub(super) fn release(&self, text: &str, action: &mut Action) -> Result<Nothing, Failure> {
+        let name = self.name_of(text).ok_or_else(|| VolumeError::Unknown(text.to_owned()))?;
+        let _turn = self.turns.take(&name);
+        *action = Action { actor: action.actor, ..self.action_on(name.as_str(), action.verb) };
+        self.check_closed(&name)?;
+        if !self.was_released(&name) {
+            self.header_of(&name)?.release()?;
+        }
+        self.volumes().remove(&name)?;
+        Ok(Nothing {})
+    }
+
+    /// That the volume has no device and is not to get one.
+    fn check_closed(&self, name: &Name) -> Result<(), Failure> {
+        let what = match (self.devices().contains_key(name), self.wishes().contains_key(name)) {
+            (true, _) => "is open",
+            (false, true) => "is to be opened once its key is to be had",
+            (false, false) => return Ok(()),
+        };
+        let failure = Failure::new(FailureKind::Busy, format!("volume {name} {what}"));
+        Err(failure.hint(format!("close it first: blkseal close {name}")))
+    }
+
+    /// Whether the volume's token is gone, as where a release was cut off before this host forgot the volume.
+    fn was_released(&self, name: &Name) -> bool {
+        let known = self.volumes().get(name).cloned();
+        let header = known.map(|known| luks::open(&known.place()));
+        matches!(header, Some(Err(LuksError::Token { source: TokenError::Missing, .. })))
+    }
+}
+
+fn remove_passphrases(name: &Name, header: &mut Header) -> Result<(), Failure> {
+    let slots: Vec<u32> = header.keyslots.iter().map(|keyslot| keyslot.slot).collect();
+    slots.into_iter().try_for_each(|slot| header.recovery_remove(slot)).map_err(|error| {
+        let failure = Failure::from(error);
+        let message = format!("volume {name} is adopted, but keeps passphrases: {failure}");
+        Failure { message, ..failure }.hint(format!("remove them with: blkseal recovery remove {name} --all"))
+    })
+}
