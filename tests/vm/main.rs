@@ -5,6 +5,11 @@
 
 mod support;
 
+/// As the tests in `tests/kmip`, which bring these helpers.
+#[allow(dead_code, unused_imports, clippy::expect_used, reason = "those tests use more of it, and expect")]
+#[path = "../kmip/support/mod.rs"]
+mod kmip_support;
+
 mod adopt;
 mod bad_input;
 mod durability;
@@ -12,6 +17,7 @@ mod equals_dm_crypt;
 mod errors;
 mod filesystems;
 mod fio_verify;
+mod kmip;
 mod lifecycle;
 mod locked;
 mod memory;

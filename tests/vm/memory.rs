@@ -52,8 +52,13 @@ fn holds(haystack: &[u8], needle: &[u8]) -> bool {
     false
 }
 
+/// In how many mappings of a process a text is.
+pub fn count(pid: u32, needle: &[u8]) -> usize {
+    memory(pid).iter().filter(|(_, bytes)| holds(bytes, needle)).count()
+}
+
 /// What is looked for: whole secrets, and pieces of 16 bytes of keys, for a piece of a key is a leak too.
-fn needles(keys: &[(&str, &[u8])], texts: &[(&str, &[u8])]) -> Vec<(String, Vec<u8>)> {
+pub fn needles(keys: &[(&str, &[u8])], texts: &[(&str, &[u8])]) -> Vec<(String, Vec<u8>)> {
     let pieces = keys.iter().flat_map(|(name, key)| {
         key.chunks(16).enumerate().map(move |(n, piece)| (format!("{name}, piece {n}"), piece.to_vec()))
     });
@@ -66,7 +71,7 @@ fn assert_clean(place: &str, bytes: &[u8], needles: &[(String, Vec<u8>)]) {
     }
 }
 
-fn assert_process_clean(who: &str, pid: u32, needles: &[(String, Vec<u8>)]) {
+pub fn assert_process_clean(who: &str, pid: u32, needles: &[(String, Vec<u8>)]) {
     let mappings = memory(pid);
     let total: usize = mappings.iter().map(|(_, bytes)| bytes.len()).sum();
     assert!(total > 1 << 20, "{who}: only {total} bytes could be read, so the search means nothing");

@@ -1,9 +1,8 @@
 //! Another KEK for a volume that is in use.
 
-use std::path::Path;
 use std::process::Stdio;
-use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::support::load::{FIO, under_fio};
 use crate::support::{Disk, Host, Pattern, Volume, eventually, run};
 
 fn with_two_providers() -> Host {
@@ -19,32 +18,6 @@ fn unlock(host: &Host, provider: &str) {
 fn state(volume: &Volume<'_>) -> String {
     volume.status()["state"].as_str().unwrap().to_owned()
 }
-
-/// Runs fio on `path`, again and again until `work` is done; it checks what it wrote, and may see no error.
-fn under_fio(path: &Path, work: impl FnOnce()) {
-    let done = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !done.load(Ordering::Relaxed) {
-                run(&format!("{FIO} --do_verify=1 --filename={}", path.display()));
-            }
-        });
-        let stop = StopOnDrop(&done); // also where the work fails
-        work();
-        drop(stop);
-    });
-}
-
-struct StopOnDrop<'a>(&'a AtomicBool);
-
-impl Drop for StopOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
-const FIO: &str = "fio --name=rekey --rw=randwrite --bs=4k --size=8m --direct=1 --iodepth=8 --ioengine=libaio \
-                   --verify=crc32c --verify_fatal=1";
 
 #[test]
 fn io_goes_on_while_a_volume_changes_its_kek_and_its_provider() {

@@ -151,7 +151,12 @@ impl Host {
     pub fn create(&self, name: &str, backing: &str, options: &[&str]) -> Volume<'_> {
         self.blkseal(&[&["create", backing, "--name", name], options].concat());
         let header = options.iter().position(|&o| o == "--header").map(|at| options[at + 1].to_owned());
-        Volume { host: self, name: name.to_owned(), backing: backing.to_owned(), header }
+        Volume { header, ..self.volume(name, backing) }
+    }
+
+    /// The volume `name` on `backing`, which is there already.
+    pub fn volume(&self, name: &str, backing: &str) -> Volume<'_> {
+        Volume { host: self, name: name.to_owned(), backing: backing.to_owned(), header: None }
     }
 }
 

@@ -3,6 +3,7 @@
 pub mod core;
 pub mod disk;
 pub mod host;
+pub mod load;
 pub mod shell;
 
 pub use disk::{Disk, Pattern};
