@@ -28,12 +28,21 @@ pub struct Split {
     pub driver_us: f64,
     /// In the backing device.
     pub backing_us: f64,
+    /// The rest of what fio sees: system calls, and answers that wait until fio looks at them, which it does only when all
+    /// of its depth is under way.
+    pub outside_us: f64,
 }
 
 impl Split {
     /// All of it.
     pub fn total_us(&self) -> f64 {
-        self.block_us + self.driver_us + self.backing_us
+        self.block_us + self.driver_us + self.backing_us + self.outside_us
+    }
+
+    /// Beside the mean latency that fio found, in microseconds.
+    pub fn within(self, latency_us: f64) -> Self {
+        let inside = Self { outside_us: 0.0, ..self };
+        Self { outside_us: (latency_us - inside.total_us()).max(0.0), ..self }
     }
 
     /// From bpftrace's sums, in nanoseconds. `above` if there is a driver over the backing.
@@ -52,6 +61,7 @@ impl Split {
             block_us: mean_us(sum("@wait") + sum("@below_wait")),
             driver_us: mean_us(driver),
             backing_us: mean_us(sum("@below")),
+            outside_us: 0.0,
         })
     }
 }
@@ -152,8 +162,11 @@ mod tests {
             ("@below", 30_000.0),
         ]);
         let split = Split::from_sums(&seen, true).unwrap();
-        assert_eq!(split, Split { requests: 2, block_us: 3.0, driver_us: 34.0, backing_us: 15.0 });
+        let seen = Split { requests: 2, block_us: 3.0, driver_us: 34.0, backing_us: 15.0, outside_us: 0.0 };
+        assert_eq!(split, seen);
         assert_eq!(split.total_us(), 52.0);
+        assert_eq!(split.within(60.0), Split { outside_us: 8.0, ..seen });
+        assert_eq!(split.within(50.0), seen);
     }
 
     #[test]

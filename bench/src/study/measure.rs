@@ -86,8 +86,8 @@ impl Meter {
     fn trace(&mut self, ground: &Ground, opened: &Opened<'_>, task: &Task) -> Result<bpf::Split> {
         let (above, below) = ground.traced_numbers(opened)?;
         let trace = bpf::Trace::start(above, below)?;
-        self.load(opened, task)?;
-        trace.finish()
+        let (found, _) = self.load(opened, task)?;
+        Ok(trace.finish()?.within(found.latency.mean))
     }
 
     fn load(&mut self, opened: &Opened<'_>, task: &Task) -> Result<(fio::Found, Option<Cost>)> {
