@@ -117,15 +117,16 @@ impl Run {
             let message = "measuring natively takes root: use sudo, or --vm".to_owned();
             return Err(StudyError::Unavailable(message));
         }
-        let backing = match self.backing {
+        let (backing, area_mib) = match self.backing {
             Some(device) => {
                 backing::check(&device, losable(self.force, &self.out))?;
-                BackingKind::Device(device)
+                let area = backing::area_mib(&device)?;
+                (BackingKind::Device(device), area)
             }
-            None => BackingKind::Memory(self.memory),
+            None => (BackingKind::Memory(self.memory), self.memory.into()),
         };
         let (preset, sector_size, commit) = (self.preset, self.sector_size, self.commit);
-        let settings = Settings { preset, place, backing, rounds, seconds, sector_size, commit };
+        let settings = Settings { preset, place, backing, area_mib, rounds, seconds, sector_size, commit };
         run::run(&settings, &self.out)
     }
 }
@@ -136,5 +137,37 @@ fn losable(force: bool, out: &Path) -> Losable {
         (true, _) => Losable::Anything,
         (false, true) => Losable::OurData,
         (false, false) => Losable::Nothing,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn accepts(arguments: &str) -> bool {
+        Arguments::try_parse_from(arguments.split(' ')).is_ok()
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        assert!(accepts("study run --preset quick --out d --vm 7"));
+        assert!(accepts("study run --preset full --out d --backing /dev/sdx --force --sector-size 512"));
+        for wrong in
+            ["--rounds 0", "--seconds 0", "--sector-size 1024", "--force", "--memory 1", "--nonsense"]
+        {
+            assert!(!accepts(&format!("study run --preset quick --out d {wrong}")), "{wrong}");
+        }
+        assert!(!accepts("study run --preset quick --out d --vm 7 --backing /dev/sdx"));
+        assert!(!accepts("study run --preset fast --out d"));
+        assert!(!accepts("study run --preset quick"));
+    }
+
+    #[test]
+    fn only_a_study_that_has_begun_may_lose_what_it_wrote() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(losable(false, dir.path()), Losable::Nothing);
+        std::fs::write(dir.path().join("cells.jsonl"), "").unwrap();
+        assert_eq!(losable(false, dir.path()), Losable::OurData);
+        assert_eq!(losable(true, dir.path()), Losable::Anything);
     }
 }

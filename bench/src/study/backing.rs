@@ -5,13 +5,16 @@ use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use super::cells::BackingKind;
+use super::cells::{BackingKind, Settings};
 use super::{Result, StudyError, commands};
 
 const CONFIGFS: &str = "/sys/kernel/config/nullb";
 
 /// How much is read to tell that a device holds nothing, at its beginning and its end.
 const LOOKED_AT: u64 = 4 << 20;
+
+/// The most that is worked on.
+const MOST_MIB: u64 = 16 << 10;
 
 /// Backings, one a volume; null_blk's end with this value.
 pub struct Backings {
@@ -20,10 +23,11 @@ pub struct Backings {
 }
 
 impl Backings {
-    /// Makes `count` of them ready. All are written once: memory that was never written is faster to read.
-    pub fn prepare(kind: &BackingKind, count: u16, sector_size: u32) -> Result<Self> {
+    /// Makes `count` of them ready. What is worked on is written once: memory, or flash, that was never written is faster
+    /// to read.
+    pub fn prepare(settings: &Settings, count: u16) -> Result<Self> {
         let mut backings = Self { paths: Vec::new(), made: Vec::new() };
-        match kind {
+        match &settings.backing {
             BackingKind::Device(device) if count == 1 => backings.paths.push(device.clone()),
             BackingKind::Device(_) => {
                 let message =
@@ -35,9 +39,13 @@ impl Backings {
                     StudyError::Unavailable(format!("no null_blk in this kernel: {error}"))
                 })?;
                 for number in 0..count {
-                    backings.make(number, *mib, sector_size)?;
+                    backings.make(number, *mib, settings.sector_size)?;
                 }
             }
+        }
+        for path in &backings.paths {
+            let (whole, count) = (format!("of={}", path.display()), format!("count={}", settings.area_mib));
+            commands::run("dd", &["if=/dev/zero", &whole, "bs=1M", "oflag=direct", &count])?;
         }
         Ok(backings)
     }
@@ -63,8 +71,6 @@ impl Backings {
         let Some(path) = candidates.into_iter().find(|path| path.exists()) else {
             return Err(StudyError::Unavailable(format!("null_blk made no device for {}", dir.display())));
         };
-        let whole = format!("of={}", path.display());
-        commands::run("dd", &["if=/dev/zero", &whole, "bs=1M", "oflag=direct", &format!("count={mib}")])?;
         self.paths.push(path);
         Ok(())
     }
@@ -146,6 +152,15 @@ fn has_data(file: &mut (impl Read + Seek)) -> std::io::Result<bool> {
         }
     }
     Ok(false)
+}
+
+/// MiB of a device that are worked on: as much as no cache of a disk holds, and not all of a large one.
+pub fn area_mib(device: &Path) -> Result<u64> {
+    let mut file = fs::File::open(device).map_err(|error| StudyError::file(device, error))?;
+    match (file.seek(SeekFrom::End(0))? >> 20).min(MOST_MIB) {
+        small if small < 16 => Err(StudyError::Usage(format!("{}: smaller than 16 MiB", device.display()))),
+        enough => Ok(enough),
+    }
 }
 
 /// The name under which /sys/class/block has a device.

@@ -42,6 +42,8 @@ pub struct Settings {
     pub place: Place,
     /// On what.
     pub backing: BackingKind,
+    /// MiB at the beginning of each backing that are worked on, all of them written once before.
+    pub area_mib: u64,
     /// How often each cell is measured.
     pub rounds: u32,
     /// Seconds of a measurement.
@@ -276,6 +278,7 @@ pub(super) mod tests {
             preset: Preset::Quick,
             place: Place::Native,
             backing: BackingKind::Memory(64),
+            area_mib: 64,
             rounds: 2,
             seconds: 1,
             sector_size: 4096,

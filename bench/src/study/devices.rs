@@ -32,7 +32,7 @@ impl Ground {
         let volumes = settings.preset.workloads().iter().map(|load| load.volumes).max().unwrap_or(1);
         // Harmless where it is there already; where it is not to be had, opening a device says so.
         let _ = commands::run("modprobe", &["ublk_drv"]);
-        let backings = Backings::prepare(&settings.backing, volumes, settings.sector_size)?;
+        let backings = Backings::prepare(settings, volumes)?;
         let daemon = Daemon::start()?;
         daemon.add_provider()?;
         let mut ground = Self { daemon, backings, sector_size: settings.sector_size, cpu_path: None };

@@ -46,11 +46,11 @@ pub struct Found {
     pub latency: Latency,
 }
 
-/// fio's job file: the load on each of `paths` at once.
+/// fio's job file: the load on the first `area_mib` MiB of each of `paths` at once.
 ///
 /// Latency is the whole of it, with the time that handing in takes (`lat`, not `clat`): dm-crypt without its write queue
 /// encrypts there.
-pub fn job_file(workload: &Workload, paths: &[PathBuf], seconds: u32) -> String {
+pub fn job_file(workload: &Workload, paths: &[PathBuf], area_mib: u64, seconds: u32) -> String {
     let (rw, reads) = workload.pattern.fio();
     let Workload { block_kib, depth, jobs, .. } = workload;
     let ramp = RAMP_SECONDS * 1000.0;
@@ -62,10 +62,12 @@ pub fn job_file(workload: &Workload, paths: &[PathBuf], seconds: u32) -> String 
     if let Some(reads) = reads {
         text += &format!("rwmixread={reads}\n");
     }
-    if workload.pattern.is_sequential() && *jobs > 1 {
+    if workload.pattern.is_sequential() {
         // Each job goes through a part of its own, as separate streams do.
-        let part = 100 / jobs;
-        text += &format!("size={part}%\noffset_increment={part}%\n");
+        let part = area_mib / u64::from(*jobs);
+        text += &format!("size={part}m\noffset_increment={part}m\n");
+    } else {
+        text += &format!("size={area_mib}m\n");
     }
     for (number, path) in paths.iter().enumerate() {
         // Writing to a string cannot fail.
@@ -167,11 +169,13 @@ mod tests {
     fn jobs_of_a_stream_get_parts_of_their_own() {
         let paths = ["/dev/a".into(), "/dev/b".into()];
         let stream = Workload { jobs: 4, ..Workload::new(Pattern::Read, 512, 8) };
-        let text = job_file(&stream, &paths, 3);
-        assert!(text.contains("size=25%\noffset_increment=25%\n"), "{text}");
+        let text = job_file(&stream, &paths, 256, 3);
+        assert!(text.contains("size=64m\noffset_increment=64m\n"), "{text}");
         assert!(text.contains("[volume1]\nfilename=/dev/b\n"), "{text}");
         assert!(text.contains("runtime=3s\n"), "{text}");
-        assert!(!job_file(&Workload::new(Pattern::RandMix, 4, 8), &paths, 3).contains("offset_increment"));
-        assert!(job_file(&Workload::new(Pattern::RandMix, 4, 8), &paths, 3).contains("rwmixread=70\n"));
+        assert!(
+            !job_file(&Workload::new(Pattern::RandMix, 4, 8), &paths, 256, 3).contains("offset_increment")
+        );
+        assert!(job_file(&Workload::new(Pattern::RandMix, 4, 8), &paths, 256, 3).contains("rwmixread=70\n"));
     }
 }

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use super::cells::{Cell, Figures, Line, Outcome, Plan, Purpose, Task, from_json, to_json};
+use super::cells::{Cell, Figures, Line, Outcome, Plan, Purpose, Settings, Task, from_json, to_json};
 use super::commands::Stop;
 use super::devices::{Ground, Opened};
 use super::host::Host;
@@ -46,6 +46,7 @@ fn say(line: &Line) -> Result<()> {
 
 struct Meter {
     seconds: u32,
+    area_mib: u64,
     cycles: Option<Cycles>,
     scratch: tempfile::TempDir,
 }
@@ -59,7 +60,8 @@ impl Meter {
                 None
             }
         };
-        Ok(Self { seconds: plan.settings.seconds, cycles, scratch: tempfile::tempdir()? })
+        let Settings { seconds, area_mib, .. } = plan.settings;
+        Ok(Self { seconds, area_mib, cycles, scratch: tempfile::tempdir()? })
     }
 
     fn run(&mut self, ground: &Ground, task: &Task) -> Result<Outcome> {
@@ -93,7 +95,7 @@ impl Meter {
     fn load(&mut self, opened: &Opened<'_>, task: &Task) -> Result<(fio::Found, Option<Cost>)> {
         let jobs = self.scratch.path().join("jobs.fio");
         let report = self.scratch.path().join("report.json");
-        fs::write(&jobs, fio::job_file(&task.workload, &opened.paths, self.seconds))?;
+        fs::write(&jobs, fio::job_file(&task.workload, &opened.paths, self.area_mib, self.seconds))?;
         let mut child = Command::new("fio")
             .args(["--output-format=json", "--output"])
             .arg(&report)

@@ -11,11 +11,13 @@
 //! | `run` | plans, starts `measure`, collects, shows progress |
 //! | `measure` | does tasks, one after the other |
 //! | `devices` | the backing, and the devices over it |
+//! | `commands` | starting programs, and being asked to stop |
 //! | `backing` | memory of null_blk, or a device that holds nothing |
 //! | `fio` | fio's jobs and what it reports |
 //! | `meters` | processor time, cycles and requests while fio runs |
 //! | `bpf` | where a request's time goes, seen by bpftrace |
 //! | `host` | the machine, in words |
+//! | `numbers` | numbers as people read them |
 //! | `summary` | medians over the rounds |
 //! | `targets` | what was asked of the ratios, and what was reached |
 //! | `report` | the page, with `plots` |
@@ -30,6 +32,7 @@ pub mod host;
 pub mod matrix;
 pub mod measure;
 pub mod meters;
+pub mod numbers;
 pub mod plots;
 pub mod report;
 pub mod run;
