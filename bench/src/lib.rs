@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `cipher_rates` | AES-256-XTS by blkseal's kernels and others (`ciphers`), beside `raw` AES, on buffers of `memory` |
 //! | `datapath` | the targets in-process, without a kernel driver |
+//! | `study` | the devices under a real kernel, with fio |
 //! | `perf` | whether any of these became slower |
 
 #[cfg(feature = "ciphers")]
@@ -16,3 +17,4 @@ pub mod memory;
 #[cfg(feature = "ciphers")]
 pub mod perf;
 pub mod raw;
+pub mod study;
