@@ -63,6 +63,10 @@ pub struct DeviceArguments {
     /// Longest request: a power of two from 4K to 4M [default: 256K]
     #[arg(long, value_name = "BYTES", value_parser = values::max_io)]
     max_io: Option<u32>,
+    /// Look for requests for so long before a queue's thread sleeps: shorter latencies for a busier processor, 0 to
+    /// 1000000 [default: 0]
+    #[arg(long, value_name = "MICROSECONDS", value_parser = values::number::<u32>(0..=1_000_000))]
+    spin: Option<u32>,
 }
 
 impl DeviceArguments {
@@ -72,6 +76,7 @@ impl DeviceArguments {
             queues: self.queues,
             depth: self.depth,
             max_io_bytes: self.max_io,
+            spin_us: self.spin,
             allow_discards: self.allow_discards,
             read_only: self.read_only,
             cpu_path,

@@ -88,6 +88,9 @@ fn add_device(device: &Device, rows: &mut Vec<(&'static str, Cell)>) {
     add("access", if device.read_only { "read-only" } else { "read-write" }.into());
     add("discards", if device.discards { "passed to the backing" } else { "not passed on" }.into());
     add("queues", layout.into());
+    if let Some(spin) = device.spin_us.filter(|&spin| spin > 0) {
+        add("spin", format!("{spin} us before a queue sleeps").into());
+    }
     add("worker", format!("pid {}", device.pid).into());
     rows.extend(device.cpu_path.as_ref().map(|path| ("cpu path", Cell::from(path))));
     rows.extend(device.key_memory.as_ref().map(|kind| ("key memory", Cell::from(kind))));

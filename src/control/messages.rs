@@ -217,6 +217,8 @@ pub struct DeviceOptions {
     pub depth: Option<u16>,
     /// Longest request, a multiple of the page size.
     pub max_io_bytes: Option<u32>,
+    /// Microseconds that a queue's thread looks for requests before it sleeps; none is 0.
+    pub spin_us: Option<u32>,
     /// Whether discards reach the backing. They tell whoever sees it which sectors are unused.
     #[serde(default)]
     pub allow_discards: bool,
@@ -376,6 +378,9 @@ pub struct Device {
     pub depth: u16,
     /// Longest request.
     pub max_io_bytes: u32,
+    /// Microseconds that a queue's thread looks for requests before it sleeps; none where the worker is of a release
+    /// that knew no such thing.
+    pub spin_us: Option<u32>,
     /// Whether discards reach the backing.
     pub discards: bool,
     /// Whether writes are refused.

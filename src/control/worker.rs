@@ -59,6 +59,8 @@ pub struct Job {
     pub depth: u16,
     /// Longest request.
     pub max_io_bytes: u32,
+    /// Microseconds that a queue's thread looks for requests before it sleeps; none is 0.
+    pub spin_us: Option<u32>,
     /// Whether discards reach the backing.
     pub discards: bool,
     /// Whether writes are refused.

@@ -252,6 +252,7 @@ impl Daemon {
             queues: options.queues.unwrap_or(default.queues),
             depth: options.depth.unwrap_or(default.depth),
             max_io: options.max_io_bytes.unwrap_or(default.max_io),
+            spin_us: options.spin_us.unwrap_or(default.spin_us),
         };
         layout.check()?;
         if let Some(path) = &options.cpu_path {
@@ -269,6 +270,7 @@ impl Daemon {
             queues: layout.queues,
             depth: layout.depth,
             max_io_bytes: layout.max_io,
+            spin_us: Some(layout.spin_us),
             discards: false,
             read_only: options.read_only,
             cpu_path: options.cpu_path.clone(),

@@ -203,6 +203,7 @@ impl Daemon {
             queues: job.queues,
             depth: job.depth,
             max_io_bytes: job.max_io_bytes,
+            spin_us: job.spin_us,
             discards: job.discards,
             read_only: job.read_only,
             counters: counters(device),

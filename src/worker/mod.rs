@@ -88,7 +88,12 @@ fn serve_target<T: Target>(
     listener: UnixListener,
     answer: Pending,
 ) -> Result<(), Failure> {
-    let layout = Layout { queues: job.queues, depth: job.depth, max_io: job.max_io_bytes };
+    let layout = Layout {
+        queues: job.queues,
+        depth: job.depth,
+        max_io: job.max_io_bytes,
+        spin_us: job.spin_us.unwrap_or_default(),
+    };
     let ready = move |running: Running| {
         if let Err(error) = seccomp::allow_serving() {
             // The device serves already: to end now would help nobody.

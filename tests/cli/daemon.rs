@@ -367,6 +367,7 @@ fn device(name: &str) -> Device {
         key_memory: Some("memfd_secret".into()),
         queues: 2,
         depth: 64,
+        spin_us: None,
         max_io_bytes: 256 << 10,
         discards: false,
         read_only: false,

@@ -42,14 +42,7 @@ fn read_pages(memory: &File, start: u64, end: u64) -> Vec<u8> {
 }
 
 fn holds(haystack: &[u8], needle: &[u8]) -> bool {
-    let mut from = 0;
-    while let Some(at) = haystack[from..].iter().position(|byte| *byte == needle[0]) {
-        if haystack[from + at..].starts_with(needle) {
-            return true;
-        }
-        from += at + 1;
-    }
-    false
+    memchr::memmem::find(haystack, needle).is_some()
 }
 
 /// In how many mappings of a process a text is.

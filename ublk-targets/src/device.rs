@@ -70,13 +70,15 @@ pub struct Layout {
     pub depth: u16,
     /// Bytes of the largest request; a power of two from 4096 to 4 MiB. Each tag has a buffer of this size.
     pub max_io: u32,
+    /// Microseconds that a queue's thread looks for requests before it sleeps; 0 to 1 000 000.
+    pub spin_us: u32,
 }
 
 impl Default for Layout {
     /// A queue for each two processors up to four, 64 requests each, of up to 256 KiB.
     fn default() -> Self {
         let processors = std::thread::available_parallelism().map_or(1, |n| n.get());
-        Self { queues: processors.div_ceil(2).clamp(1, 4) as u16, depth: 64, max_io: 256 << 10 }
+        Self { queues: processors.div_ceil(2).clamp(1, 4) as u16, depth: 64, max_io: 256 << 10, spin_us: 0 }
     }
 }
 
@@ -96,6 +98,9 @@ impl Layout {
                 self.max_io.into(),
                 "a power of two from 4096 to 4194304 bytes",
             );
+        }
+        if self.spin_us > 1_000_000 {
+            return fail("the time to spin", self.spin_us.into(), "0 to 1000000 microseconds");
         }
         Ok(())
     }
@@ -194,8 +199,9 @@ pub fn serve<T: Target>(
         }
         Ok(())
     };
+    let spin = Duration::from_micros(layout.spin_us.into());
     let serve_queue = move |index: u16, device: &UblkDev| {
-        queue::ublk::serve(index, device, &*target, &stats[usize::from(index)]);
+        queue::ublk::serve(index, device, spin, &*target, &stats[usize::from(index)]);
     };
     control.run_target(initialise, serve_queue, move |_| ready(running)).map_err(driver("start"))?;
     if matches!(start, Start::Recover(_)) {
@@ -358,7 +364,7 @@ mod tests {
 
     #[test]
     fn a_layout_outside_its_bounds_is_refused() {
-        let good = Layout { queues: 1, depth: 1, max_io: 4096 };
+        let good = Layout { queues: 1, depth: 1, max_io: 4096, spin_us: 0 };
         assert!(good.check().is_ok());
         assert!(Layout::default().check().is_ok());
         let bad = [
@@ -369,6 +375,7 @@ mod tests {
             Layout { max_io: 2048, ..good },
             Layout { max_io: 12288, ..good },
             Layout { max_io: 8 << 20, ..good },
+            Layout { spin_us: 1_000_001, ..good },
         ];
         for layout in bad {
             assert!(matches!(layout.check(), Err(DeviceError::Layout { .. })), "{layout:?}");

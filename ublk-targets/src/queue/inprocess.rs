@@ -7,7 +7,7 @@ use std::os::fd::AsRawFd;
 use smol::LocalExecutor;
 
 use super::{execute, ring};
-use crate::buffer::TagBuffer;
+use crate::buffer::{TagBuffer, TagMemory};
 use crate::request::Descriptor;
 use crate::stats::QueueStats;
 use crate::target::Target;
@@ -34,12 +34,14 @@ pub fn serve<T: Target>(
     let backing = target.backing_fd().unwrap_or(placeholder.as_raw_fd());
     ring::set_up(depth)?;
     ring::register(&[placeholder.as_raw_fd(), backing])?;
-    let buffers = (0..depth).map(|_| TagBuffer::new(buffer_bytes)).collect::<io::Result<Vec<_>>>()?;
+    let mut memory = TagMemory::new(depth, buffer_bytes)?;
+    // SAFETY: this returns when every tag has ended, and with it its last operation, or ends the process.
+    unsafe { ring::register_memory(&memory) };
     let stats = QueueStats::default();
     {
         let executor = LocalExecutor::new();
         let tasks: Vec<_> = (0..depth)
-            .zip(buffers)
+            .zip(memory.buffers())
             .map(|(tag, buffer)| executor.spawn(serve_tag(target, tag, buffer, source, &stats)))
             .collect();
         loop {
@@ -62,7 +64,7 @@ pub fn serve<T: Target>(
 async fn serve_tag<T: Target>(
     target: &T,
     tag: u16,
-    mut buffer: TagBuffer,
+    mut buffer: TagBuffer<'_>,
     source: &impl Source,
     stats: &QueueStats,
 ) {
