@@ -35,9 +35,7 @@ pub(crate) fn read(target: *mut u8, len: u32, offset: u64) -> squeue::Entry {
 pub(crate) fn write(source: *const u8, len: u32, offset: u64, flags: i32) -> squeue::Entry {
     let file = types::Fixed(BACKING_FILE);
     match REGISTERED.get() {
-        true => {
-            opcode::WriteFixed::new(file, source, len, TAG_MEMORY).offset(offset).rw_flags(flags).build()
-        }
+        true => opcode::WriteFixed::new(file, source, len, TAG_MEMORY).offset(offset).rw_flags(flags).build(),
         false => opcode::Write::new(file, source, len).offset(offset).rw_flags(flags).build(),
     }
 }

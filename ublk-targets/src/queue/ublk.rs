@@ -23,13 +23,7 @@ use crate::target::Target;
 ///
 /// A queue that cannot go on ends the process: its supervisor starts another one, which recovers the device. To
 /// return instead would leave requests without an answer, and buffers to operations that are still under way.
-pub(crate) fn serve<T: Target>(
-    index: u16,
-    device: &UblkDev,
-    spin: Duration,
-    target: &T,
-    stats: &QueueStats,
-) {
+pub(crate) fn serve<T: Target>(index: u16, device: &UblkDev, spin: Duration, target: &T, stats: &QueueStats) {
     if let Err(error) = run(index, device, spin, target, stats) {
         log::error!("queue {index} of ublk device {} failed: {error}", device.dev_info.dev_id);
         std::process::abort();
@@ -46,8 +40,7 @@ fn run<T: Target>(
     ring::set_up(device.dev_info.queue_depth)?;
     let queue = Rc::new(UblkQueue::new(index, device)?);
     // All buffers exist before the device starts, so that no request ever waits for memory.
-    let mut memory =
-        TagMemory::new(device.dev_info.queue_depth, device.dev_info.max_io_buf_bytes as usize)?;
+    let mut memory = TagMemory::new(device.dev_info.queue_depth, device.dev_info.max_io_buf_bytes as usize)?;
     // SAFETY: this returns when every tag has ended, and with it its last operation, or the caller ends the process.
     unsafe { ring::register_memory(&memory) };
     let executor = LocalExecutor::new();
