@@ -118,6 +118,11 @@ impl Run {
             return Err(StudyError::Unavailable(message));
         }
         let (backing, area_mib) = match self.backing {
+            Some(_) if self.preset.volumes() > 1 => {
+                let message =
+                    "this preset loads several volumes, and one device was given: leave --backing away";
+                return Err(StudyError::Usage(message.to_owned()));
+            }
             Some(device) => {
                 backing::check(&device, losable(self.force, &self.out))?;
                 let area = backing::area_mib(&device)?;

@@ -28,12 +28,7 @@ impl Backings {
     pub fn prepare(settings: &Settings, count: u16) -> Result<Self> {
         let mut backings = Self { paths: Vec::new(), made: Vec::new() };
         match &settings.backing {
-            BackingKind::Device(device) if count == 1 => backings.paths.push(device.clone()),
-            BackingKind::Device(_) => {
-                let message =
-                    "this preset loads several volumes, and one device was given: leave --backing away";
-                return Err(StudyError::Usage(message.to_owned()));
-            }
+            BackingKind::Device(device) => backings.paths.push(device.clone()),
             BackingKind::Memory(mib) => {
                 commands::run("modprobe", &["null_blk", "nr_devices=0"]).map_err(|error| {
                     StudyError::Unavailable(format!("no null_blk in this kernel: {error}"))

@@ -29,10 +29,9 @@ impl Ground {
     /// Makes everything that devices need. Volumes have their headers elsewhere, so that every device begins at the
     /// backing's first sector.
     pub fn prepare(settings: &Settings) -> Result<Self> {
-        let volumes = settings.preset.workloads().iter().map(|load| load.volumes).max().unwrap_or(1);
         // Harmless where it is there already; where it is not to be had, opening a device says so.
         let _ = commands::run("modprobe", &["ublk_drv"]);
-        let backings = Backings::prepare(settings, volumes)?;
+        let backings = Backings::prepare(settings, settings.preset.volumes())?;
         let daemon = Daemon::start()?;
         daemon.add_provider()?;
         let mut ground = Self { daemon, backings, sector_size: settings.sector_size, cpu_path: None };

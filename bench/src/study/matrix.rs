@@ -220,6 +220,11 @@ impl Preset {
         }
     }
 
+    /// The most volumes that are loaded at once.
+    pub fn volumes(self) -> u16 {
+        self.workloads().iter().map(|workload| workload.volumes).max().unwrap_or(1)
+    }
+
     /// Rounds unless others are asked for.
     pub fn rounds(self) -> u32 {
         match self {

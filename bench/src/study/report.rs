@@ -53,8 +53,7 @@ fn head(study: &Study<'_>) -> Markup {
         @if matches!(settings.place, Place::Vm(_)) {
             p.note {
                 "From a virtual machine whose processors are usually emulated: compare devices with each other, and do not
-                take a figure for what hardware does. Emulation makes copies, system calls and wake-ups dear, and hardly
-                any instruction of AES runs at a real processor's speed."
+                take a figure for what hardware does. Emulation makes copies, system calls and wake-ups dear."
             }
         }
         @for missing in &study.missing { p.note { "Left out: " (missing) "." } }

@@ -122,7 +122,7 @@ fn estimate(settings: &Settings, tasks: usize) -> Duration {
 }
 
 fn in_vm(settings: &Settings, kernel: &str, myself: &Path, plan: &Path, estimate: Duration) -> Command {
-    let volumes = settings.preset.workloads().iter().map(|load| u32::from(load.volumes)).max().unwrap_or(1);
+    let volumes = u32::from(settings.preset.volumes());
     let memory = if let BackingKind::Memory(mib) = settings.backing { mib * volumes * 5 / 4 } else { 0 };
     let mut command = Command::new("ci/vm");
     command.args(["run", "--kernel", kernel, "--memory", &(1536 + memory).to_string()]);
