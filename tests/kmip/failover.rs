@@ -140,7 +140,9 @@ fn a_server_that_hangs_is_passed_over_and_preferred_again_later() {
             KmipEvent::KeyFetched { server, .. } => Some(server.port()),
             _ => None,
         };
-        client.events().iter().find_map(fetched).unwrap()
+        let events = client.events();
+        println!("{events:?}");
+        events.iter().find_map(fetched).unwrap()
     };
     assert_eq!(fetch("both are well"), first.port);
     first.hang();

@@ -9,6 +9,7 @@ pub use pki::{Leaf, Pki};
 pub use pykmip::PyKmip;
 
 use std::net::TcpListener;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
@@ -19,9 +20,14 @@ pub const LIMITS: Limits = Limits { connect: 3_000, answer: 3_000, call: 12_000 
 /// What never ends counts as failed after this.
 const BOUND: Duration = Duration::from_secs(60);
 
-/// A port of this host that nobody listens at.
+/// A port of this host that nobody listens at, and none that the kernel gives to an outgoing connection before a server
+/// takes it: those are from 32768 on. Two test programs at once begin at different ones.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    static TAKEN: AtomicU16 = AtomicU16::new(0);
+    const EACH: u16 = 120;
+    let first = 10_000 + (std::process::id() % 180) as u16 * EACH;
+    let mut ports = std::iter::repeat_with(|| first + TAKEN.fetch_add(1, Ordering::Relaxed) % EACH);
+    ports.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).unwrap()
 }
 
 /// A provider and what it told.
