@@ -10,7 +10,7 @@ use io_uring::{opcode, squeue, types};
 
 use crate::buffer::Sealed;
 use crate::cipher::SectorSize;
-use crate::queue::ring::{self, BACKING_FILE, submit};
+use crate::queue::ring::{BACKING_FILE, submit};
 use crate::request::{IoError, LBA_BYTES, SectorRange};
 
 /// Why a backing cannot be used.
@@ -140,8 +140,9 @@ impl Backing {
         let mut done = 0;
         while done < data.len() {
             let rest = &mut data[done..];
-            let at = self.offset + range.offset() + done as u64;
-            let entry = ring::read(rest.as_mut_ptr(), length_of(rest), at);
+            let entry = opcode::Read::new(types::Fixed(BACKING_FILE), rest.as_mut_ptr(), length_of(rest))
+                .offset(self.offset + range.offset() + done as u64)
+                .build();
             // SAFETY: `rest` is borrowed until the answer; a queue runs its tasks to the end.
             match unsafe { submit(entry) }.await? {
                 0 => return Err(IoError::ShortTransfer),
@@ -160,12 +161,13 @@ impl Backing {
     ) -> Result<(), IoError> {
         let data = data.bytes();
         assert_eq!(data.len() as u64, range.bytes(), "a write is as long as its range");
-        let flags = if durable { libc::RWF_DSYNC } else { 0 };
         let mut done = 0;
         while done < data.len() {
             let rest = &data[done..];
-            let at = self.offset + range.offset() + done as u64;
-            let entry = ring::write(rest.as_ptr(), length_of(rest), at, flags);
+            let entry = opcode::Write::new(types::Fixed(BACKING_FILE), rest.as_ptr(), length_of(rest))
+                .offset(self.offset + range.offset() + done as u64)
+                .rw_flags(if durable { libc::RWF_DSYNC } else { 0 })
+                .build();
             // SAFETY: `rest` is borrowed until the answer; a queue runs its tasks to the end.
             match unsafe { submit(entry) }.await? {
                 0 => return Err(IoError::ShortTransfer),

@@ -9,7 +9,7 @@
 //! | [`target`] | what serves requests: `null`, `plain`, `crypt` |
 //! | [`backing`] | full-length read, write, flush and discard on the queue's ring |
 //! | [`request`] | a descriptor, parsed once into an operation over a checked range of sectors |
-//! | [`buffer`] | the tags' buffers; types that keep plaintext and ciphertext apart |
+//! | [`buffer`] | a tag's buffer; types that keep plaintext and ciphertext apart |
 //! | [`stats`] | counters and latency histograms |
 //! | [`cipher`] | AES-256-XTS over a run of sectors |
 //! | [`secret`] | the only home of key bytes: locked pages, wiped at the end |

@@ -7,7 +7,7 @@ use std::os::fd::AsRawFd;
 use smol::LocalExecutor;
 
 use super::{execute, ring};
-use crate::buffer::{TagBuffer, TagMemory};
+use crate::buffer::TagBuffer;
 use crate::request::Descriptor;
 use crate::stats::QueueStats;
 use crate::target::Target;
@@ -34,14 +34,12 @@ pub fn serve<T: Target>(
     let backing = target.backing_fd().unwrap_or(placeholder.as_raw_fd());
     ring::set_up(depth)?;
     ring::register(&[placeholder.as_raw_fd(), backing])?;
-    let mut memory = TagMemory::new(depth, buffer_bytes)?;
-    // SAFETY: this returns when every tag has ended, and with it its last operation, or ends the process.
-    unsafe { ring::register_memory(&memory) };
+    let buffers = (0..depth).map(|_| TagBuffer::new(buffer_bytes)).collect::<io::Result<Vec<_>>>()?;
     let stats = QueueStats::default();
     {
         let executor = LocalExecutor::new();
         let tasks: Vec<_> = (0..depth)
-            .zip(memory.buffers())
+            .zip(buffers)
             .map(|(tag, buffer)| executor.spawn(serve_tag(target, tag, buffer, source, &stats)))
             .collect();
         loop {
@@ -64,7 +62,7 @@ pub fn serve<T: Target>(
 async fn serve_tag<T: Target>(
     target: &T,
     tag: u16,
-    mut buffer: TagBuffer<'_>,
+    mut buffer: TagBuffer,
     source: &impl Source,
     stats: &QueueStats,
 ) {

@@ -1,44 +1,17 @@
 //! The queue thread's own ring: where a tag's task hands an operation to the kernel and waits for its end.
 
-use io_uring::{IoUring, opcode, squeue, types};
+use io_uring::{IoUring, squeue};
 use libublk::UblkUringData;
 use libublk::io::ublk_init_task_ring;
 use libublk::uring_async::{ublk_reap_events_with_handler, ublk_submit_sqe_async, ublk_wake_task};
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::io;
 use std::os::fd::RawFd;
 
-use crate::buffer::TagMemory;
 use crate::request::IoError;
 
 /// Index of the backing among a ring's registered files. Index 0 is the ublk character device.
 pub(crate) const BACKING_FILE: u32 = 1;
-
-/// Index of the tags' memory among a ring's registered buffers.
-const TAG_MEMORY: u16 = 0;
-
-thread_local! {
-    /// Whether this thread's ring has the tags' memory registered.
-    static REGISTERED: Cell<bool> = const { Cell::new(false) };
-}
-
-/// An entry that reads `len` bytes at `offset` of the backing to `target`, in a tag's buffer.
-pub(crate) fn read(target: *mut u8, len: u32, offset: u64) -> squeue::Entry {
-    let file = types::Fixed(BACKING_FILE);
-    match REGISTERED.get() {
-        true => opcode::ReadFixed::new(file, target, len, TAG_MEMORY).offset(offset).build(),
-        false => opcode::Read::new(file, target, len).offset(offset).build(),
-    }
-}
-
-/// An entry that writes `len` bytes at `source`, in a tag's buffer, to `offset` of the backing, with `flags` of pwritev2(2).
-pub(crate) fn write(source: *const u8, len: u32, offset: u64, flags: i32) -> squeue::Entry {
-    let file = types::Fixed(BACKING_FILE);
-    match REGISTERED.get() {
-        true => opcode::WriteFixed::new(file, source, len, TAG_MEMORY).offset(offset).rw_flags(flags).build(),
-        false => opcode::Write::new(file, source, len).offset(offset).rw_flags(flags).build(),
-    }
-}
 
 /// Hands `entry` to this thread's ring and waits for it. Answers what the kernel answered, 0 or more.
 ///
@@ -81,24 +54,6 @@ pub(super) fn set_up(depth: u16) -> io::Result<()> {
 /// Registers `files` with this thread's ring, from index 0.
 pub(super) fn register(files: &[RawFd]) -> io::Result<()> {
     libublk::io::with_task_io_ring(|ring| ring.submitter().register_files(files))
-}
-
-/// Registers the tags' memory with this thread's ring: the kernel pins its pages now and not anew for each operation.
-///
-/// A kernel that refuses (more than 1 GiB, or no memory to lock) pins them for each operation.
-///
-/// # Safety
-/// `memory` must outlive every operation of this thread's ring.
-pub(super) unsafe fn register_memory(memory: &TagMemory) {
-    let (start, len) = memory.range();
-    let whole = [libc::iovec { iov_base: start.cast(), iov_len: len }];
-    // SAFETY: the range is a mapping of this process, and the caller answers for how long.
-    let registered =
-        libublk::io::with_task_io_ring(|ring| unsafe { ring.submitter().register_buffers(&whole) });
-    if let Err(error) = &registered {
-        log::info!("the ring has no registered buffers: {error}");
-    }
-    REGISTERED.set(registered.is_ok());
 }
 
 /// Hands over what tasks have queued, waits for one end at least, and wakes the tasks that waited for it.

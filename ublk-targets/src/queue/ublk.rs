@@ -13,7 +13,7 @@ use libublk::{BufDesc, UblkError};
 use smol::LocalExecutor;
 
 use super::{execute, ring};
-use crate::buffer::{TagBuffer, TagMemory};
+use crate::buffer::TagBuffer;
 use crate::request::Descriptor;
 use crate::stats::QueueStats;
 use crate::target::Target;
@@ -40,13 +40,14 @@ fn run<T: Target>(
     ring::set_up(device.dev_info.queue_depth)?;
     let queue = Rc::new(UblkQueue::new(index, device)?);
     // All buffers exist before the device starts, so that no request ever waits for memory.
-    let mut memory = TagMemory::new(device.dev_info.queue_depth, device.dev_info.max_io_buf_bytes as usize)?;
-    // SAFETY: this returns when every tag has ended, and with it its last operation, or the caller ends the process.
-    unsafe { ring::register_memory(&memory) };
+    let buffers = queue
+        .tags()
+        .map(|_| TagBuffer::new(device.dev_info.max_io_buf_bytes as usize))
+        .collect::<Result<Vec<_>, _>>()?;
     let executor = LocalExecutor::new();
     let tasks: Vec<_> = queue
         .tags()
-        .zip(memory.buffers())
+        .zip(buffers)
         .map(|(tag, buffer)| executor.spawn(serve_tag(Rc::clone(&queue), tag, buffer, target, stats)))
         .collect();
     device.notify_buffer_registration_complete(false);
@@ -89,7 +90,7 @@ async fn turn(
 async fn serve_tag<T: Target>(
     queue: Rc<UblkQueue<'_>>,
     tag: u16,
-    mut buffer: TagBuffer<'_>,
+    mut buffer: TagBuffer,
     target: &T,
     stats: &QueueStats,
 ) {
