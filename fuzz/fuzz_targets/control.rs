@@ -15,7 +15,7 @@ struct Echo;
 impl Service for Echo {
     type Calls = DaemonCalls;
 
-    fn answer(self: &Arc<Self>, _: Peer, call: DaemonCalls, _: Secrets) -> Result<Value, Failure> {
+    fn answer(self: &Arc<Self>, _: &Peer, call: DaemonCalls, _: Secrets) -> Result<Value, Failure> {
         Ok(json!({ "method": call.method() }))
     }
 }

@@ -54,9 +54,13 @@ pub struct DeviceArguments {
     /// Pass discards to the backing; they show which sectors are unused
     #[arg(long)]
     allow_discards: bool,
-    /// Hardware queues, each with a thread of its own: 1 to 64 [default: by the number of CPUs]
+    /// Hardware queues: 1 to 64 [default: by the number of CPUs]
     #[arg(long, value_name = "N", value_parser = values::number::<u16>(1..=64))]
     queues: Option<u16>,
+    /// Threads that share a queue's requests, for many at once from one CPU: 1 to 16; 1 where the kernel (before 6.16)
+    /// has no such thing [default: 1]
+    #[arg(long, value_name = "N", value_parser = values::number::<u16>(1..=16))]
+    threads: Option<u16>,
     /// Requests in flight a queue: 1 to 1024 [default: 64]
     #[arg(long, value_name = "N", value_parser = values::number::<u16>(1..=1024))]
     depth: Option<u16>,
@@ -74,6 +78,7 @@ impl DeviceArguments {
     pub fn options(self, cpu_path: Option<String>) -> DeviceOptions {
         DeviceOptions {
             queues: self.queues,
+            threads: self.threads,
             depth: self.depth,
             max_io_bytes: self.max_io,
             spin_us: self.spin,

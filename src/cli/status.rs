@@ -88,6 +88,9 @@ fn add_device(device: &Device, rows: &mut Vec<(&'static str, Cell)>) {
     add("access", if device.read_only { "read-only" } else { "read-write" }.into());
     add("discards", if device.discards { "passed to the backing" } else { "not passed on" }.into());
     add("queues", layout.into());
+    if let Some(threads) = device.threads.filter(|&threads| threads > 1) {
+        add("threads", format!("{threads} a queue").into());
+    }
     if let Some(spin) = device.spin_us.filter(|&spin| spin > 0) {
         add("spin", format!("{spin} us before a queue sleeps").into());
     }

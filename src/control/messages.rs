@@ -211,8 +211,10 @@ pub struct Create {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DeviceOptions {
-    /// Hardware queues, each with a thread of its own.
+    /// Hardware queues.
     pub queues: Option<u16>,
+    /// Threads that share a queue's requests, where the kernel (6.16) has that; none is 1.
+    pub threads: Option<u16>,
     /// Requests in flight a queue.
     pub depth: Option<u16>,
     /// Longest request, a multiple of the page size.
@@ -374,6 +376,8 @@ pub struct Device {
     pub key_memory: Option<String>,
     /// Hardware queues.
     pub queues: u16,
+    /// Threads that share a queue's requests; none where the worker is of a release that knew only one.
+    pub threads: Option<u16>,
     /// Requests in flight a queue.
     pub depth: u16,
     /// Longest request.

@@ -55,6 +55,8 @@ pub struct Job {
     pub sector_size: u32,
     /// Hardware queues.
     pub queues: u16,
+    /// Threads that are to share a queue's requests; none is 1.
+    pub threads: Option<u16>,
     /// Requests in flight a queue.
     pub depth: u16,
     /// Longest request.
@@ -99,6 +101,8 @@ pub struct Report {
     pub device_id: u32,
     /// The device node.
     pub node: PathBuf,
+    /// Threads that do share a queue's requests; none where the worker is of a release that knew only one.
+    pub threads: Option<u16>,
     /// The cipher's implementation, where it encrypts.
     pub cpu_path: Option<String>,
     /// How its keys are locked, where it has any.

@@ -9,7 +9,6 @@ use std::time::Duration;
 use serde_json::json;
 use ublk_targets::cipher::{CpuPath, SectorSize};
 use ublk_targets::device::{self, Layout};
-use ublk_targets::secret::Dek;
 
 use super::Daemon;
 use super::authorise::{Caller, Privilege};
@@ -22,7 +21,7 @@ use crate::control::worker::{Job, Report};
 use crate::control::{DeviceOptions, Failure, FailureKind, Nothing, Open, OpenTarget, TargetKind, Volume};
 use crate::luks::{self, Header};
 use crate::name::Name;
-use crate::volume::{self, Known, State, VolumeError};
+use crate::volume::{self, Known, State, Unverified, VolumeError};
 
 /// How long a worker may take to end when its device was stopped.
 const END_LIMIT: Duration = Duration::from_secs(30);
@@ -87,7 +86,7 @@ impl Daemon {
         let header = self.header_of(name)?;
         tell(action, name, &header);
         let job = self.crypt_job(name, &header, options)?;
-        let dek = self.unlock(name, &header)?;
+        let dek = self.unwrap(name, &header)?;
         self.start(job, Some(dek))?;
         Ok(header)
     }
@@ -209,7 +208,7 @@ impl Daemon {
     }
 
     /// Starts a worker on `job` and enters its device.
-    fn start(self: &Arc<Self>, job: Job, dek: Option<Dek>) -> Result<(), Failure> {
+    fn start(self: &Arc<Self>, job: Job, dek: Option<Unverified<'_>>) -> Result<(), Failure> {
         let (report, process) = (self.start_worker)(job, None, dek)?;
         let device = Device { report, process: Some(Arc::new(process)), state: State::Live, early_deaths: 0 };
         let kept = self.keep(&device);
@@ -250,6 +249,7 @@ impl Daemon {
         let default = Layout::default();
         let layout = Layout {
             queues: options.queues.unwrap_or(default.queues),
+            threads: options.threads.unwrap_or(default.threads),
             depth: options.depth.unwrap_or(default.depth),
             max_io: options.max_io_bytes.unwrap_or(default.max_io),
             spin_us: options.spin_us.unwrap_or(default.spin_us),
@@ -268,6 +268,7 @@ impl Daemon {
             size: 0,
             sector_size: 0,
             queues: layout.queues,
+            threads: Some(layout.threads),
             depth: layout.depth,
             max_io_bytes: layout.max_io,
             spin_us: Some(layout.spin_us),

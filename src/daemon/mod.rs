@@ -57,7 +57,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::geteuid;
 use sd_notify::NotifyState;
 use ublk_targets::device;
-use ublk_targets::secret::{Dek, process as own_process};
+use ublk_targets::secret::process as own_process;
 
 use crate::control::worker::{Job, Report};
 use crate::control::{self, Failure, FailureKind};
@@ -94,7 +94,7 @@ const KEPT: [Capability; 8] = [
 ];
 
 /// How a worker is started on a job, to take a device over or not; tests have their own way, without ublk.
-type StartWorker = fn(Job, Option<u32>, Option<Dek>) -> Result<(Report, Process), Failure>;
+type StartWorker = fn(Job, Option<u32>, Option<volume::Unverified<'_>>) -> Result<(Report, Process), Failure>;
 
 /// What the daemon knows and holds. One value serves all connections.
 struct Daemon {

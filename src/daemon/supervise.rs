@@ -106,13 +106,11 @@ impl Daemon {
 
     fn try_to_replace(self: &Arc<Self>, device: &Device) -> Result<(), Failure> {
         let job = device.report.job.clone();
-        let dek = match job.target {
+        let header = match job.target {
             TargetKind::Null | TargetKind::Plain => None,
-            TargetKind::Crypt => {
-                let header = self.header_of(&job.name)?;
-                Some(self.unlock(&job.name, &header)?)
-            }
+            TargetKind::Crypt => Some(self.header_of(&job.name)?),
         };
+        let dek = header.as_ref().map(|header| self.unwrap(&job.name, header)).transpose()?;
         let (report, process) = (self.start_worker)(job, Some(device.report.device_id), dek)?;
         let new = Device {
             report,

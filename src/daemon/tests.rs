@@ -136,14 +136,20 @@ fn start_daemon(directory: &std::path::Path) -> Client {
 }
 
 /// In place of a worker, which takes ublk: a process that waits for the end of this one. There is no device.
-fn start_stand_in(job: Job, _: Option<u32>, dek: Option<Dek>) -> Result<(Report, Process), Failure> {
+fn start_stand_in(
+    job: Job,
+    _: Option<u32>,
+    dek: Option<volume::Unverified<'_>>,
+) -> Result<(Report, Process), Failure> {
     assert_eq!(dek.is_some(), job.target == TargetKind::Crypt);
+    dek.map(volume::Unverified::verify).transpose()?;
     let waits = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
     let report = Report {
         job,
         pid: waits.id(),
         device_id: 4711,
         node: "/dev/ublkb4711".into(),
+        threads: Some(1),
         cpu_path: None,
         key_memory: None,
         counters: Counters::default(),

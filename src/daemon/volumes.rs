@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use ublk_targets::secret::{DEK_LEN, Dek, Secret};
+use ublk_targets::secret::{DEK_LEN, Secret};
 
 use super::Daemon;
 use super::devices::Device;
@@ -17,7 +17,7 @@ use crate::control::{
 use crate::luks::{self, FormatOptions, Header, Place, Token};
 use crate::name::Name;
 use crate::provider::KeyProvider;
-use crate::volume::{self, Known, State, VolumeError};
+use crate::volume::{self, Known, State, Unverified, VolumeError};
 
 impl Daemon {
     pub(super) fn create(&self, call: &Create, action: &mut Action) -> Result<Volume, Failure> {
@@ -75,7 +75,7 @@ impl Daemon {
         let _turn = self.turns.take(&name);
         let mut header = self.header_of(&name)?;
         tell(action, &name, &header);
-        let dek = self.unlock(&name, &header)?;
+        let dek = self.unwrap(&name, &header)?.verify().map_err(of_volume(&name))?;
         let keyslot = header.recovery_add(&dek, passphrase)?;
         Ok(RecoveryAdded { keyslot })
     }
@@ -114,10 +114,10 @@ impl Daemon {
         Ok(header)
     }
 
-    /// The DEK of the volume `name`, whose header this is.
-    pub(super) fn unlock(&self, name: &Name, header: &Header) -> Result<Dek, Failure> {
+    /// The DEK of the volume `name`, whose header this is, to be checked.
+    pub(super) fn unwrap<'h>(&self, name: &Name, header: &'h Header) -> Result<Unverified<'h>, Failure> {
         let provider = self.providers().get(&header.token.provider).map_err(of_volume(name))?;
-        let dek = volume::unlock(header, &*provider).map_err(of_volume(name))?;
+        let dek = volume::unwrap(header, &*provider).map_err(of_volume(name))?;
         if let Some(notice) = kek_notice(header, &*provider) {
             log::warn!("volume {name}: {notice}");
         }
@@ -201,6 +201,7 @@ impl Daemon {
             cpu_path: device.report.cpu_path.clone(),
             key_memory: device.report.key_memory.clone(),
             queues: job.queues,
+            threads: device.report.threads,
             depth: job.depth,
             max_io_bytes: job.max_io_bytes,
             spin_us: job.spin_us,

@@ -11,26 +11,30 @@ use std::time::Duration;
 use ublk_targets::secret::Dek;
 
 use super::process::Process;
+use super::volumes::of_volume;
 use crate::control::worker::{GetReport, Job, Report, Serve};
 use crate::control::{Client, Failure, FailureKind, Peer, SecretFd};
+use crate::volume::Unverified;
 
 /// How long a new worker may take until its device serves: longer than ublk's control commands may.
 const START_LIMIT: Duration = Duration::from_secs(60);
 /// How long a worker may take to answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 
-/// Starts a worker on `job` and waits until its device serves. `recover` is the device to take over. The DEK's pages are
-/// the worker's to wipe, and are wiped when this returns.
-pub(super) fn start(job: Job, recover: Option<u32>, dek: Option<Dek>) -> Result<(Report, Process), Failure> {
+/// Starts a worker on `job`, with the DEK once that is found to be right, and waits until its device serves. `recover` is
+/// the device to take over. The DEK's pages are the worker's to wipe, and are wiped when this returns.
+pub(super) fn start(
+    job: Job,
+    recover: Option<u32>,
+    dek: Option<Unverified<'_>>,
+) -> Result<(Report, Process), Failure> {
     let name = job.name.clone();
     let (process, channel) = spawn().map_err(|error| {
         Failure::new(FailureKind::System, format!("cannot start a worker for volume {name}: {error}"))
     })?;
-    let call = Serve { job, recover, dek: dek.as_ref().map(|_| SecretFd(0)) };
-    let fds: Vec<_> = dek.iter().map(Dek::fd).collect();
-    let report = Client::over_with_limit(channel, START_LIMIT)
-        .map_err(|error| Failure::from_error(FailureKind::System, &error))
-        .and_then(|mut client| client.call_with(&call, &fds));
+    // Checked while the new process gets ready.
+    let dek = dek.map(Unverified::verify).transpose().map_err(of_volume(&name));
+    let report = dek.and_then(|dek| serve(channel, job, recover, dek));
     match report {
         Ok(report) => Ok((report, process)),
         Err(failure) => {
@@ -46,6 +50,14 @@ pub(super) fn start(job: Job, recover: Option<u32>, dek: Option<Dek>) -> Result<
             })
         }
     }
+}
+
+fn serve(channel: UnixStream, job: Job, recover: Option<u32>, dek: Option<Dek>) -> Result<Report, Failure> {
+    let call = Serve { job, recover, dek: dek.as_ref().map(|_| SecretFd(0)) };
+    let fds: Vec<_> = dek.iter().map(Dek::fd).collect();
+    Client::over_with_limit(channel, START_LIMIT)
+        .map_err(|error| Failure::from_error(FailureKind::System, &error))?
+        .call_with(&call, &fds)
 }
 
 /// What the worker that listens at `socket` says of itself, and who it is.

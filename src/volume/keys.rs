@@ -62,11 +62,29 @@ pub fn wrapping_kek(provider: &dyn KeyProvider, wanted: Option<KekId>) -> Result
     }
 }
 
+/// A DEK that AES-KWP gave back and that is still to be checked against the header's digest. The check takes a tenth of a
+/// second, in which a worker can get ready.
+pub struct Unverified<'h> {
+    header: &'h Header,
+    dek: Dek,
+}
+
+impl Unverified<'_> {
+    /// The DEK, if it is the one that the header's digest is of.
+    pub fn verify(self) -> Result<Dek, VolumeError> {
+        self.header.verify(&self.dek)?;
+        Ok(self.dek)
+    }
+}
+
+/// The DEK of the volume with this header, to be checked.
+pub fn unwrap<'h>(header: &'h Header, provider: &dyn KeyProvider) -> Result<Unverified<'h>, VolumeError> {
+    Ok(Unverified { header, dek: unwrap_token(header, provider)? })
+}
+
 /// The DEK of the volume with this header, checked against the header's digest.
 pub fn unlock(header: &Header, provider: &dyn KeyProvider) -> Result<Dek, VolumeError> {
-    let dek = unwrap(header, provider)?;
-    header.verify(&dek)?;
-    Ok(dek)
+    unwrap(header, provider)?.verify()
 }
 
 /// Has the KEK `kek_id` of the provider `to` wrap the DEK of the volume with this header, which a KEK of `from` wraps now.
@@ -79,7 +97,7 @@ pub fn rewrap(
     kek_id: &KekId,
 ) -> Result<(), VolumeError> {
     // Not checked against the digest, which takes a tenth of a second: AES-KWP tells that it is what was wrapped.
-    let dek = unwrap(header, from)?;
+    let dek = unwrap_token(header, from)?;
     let token = wrap(to, kek_id, &dek)?;
     Ok(header.replace_token(token)?)
 }
@@ -91,7 +109,7 @@ fn wrap(provider: &dyn KeyProvider, kek_id: &KekId, dek: &Dek) -> Result<Token, 
     Ok(Token { provider: provider.name().clone(), kek_id: kek_id.clone(), wrapped_dek })
 }
 
-fn unwrap(header: &Header, provider: &dyn KeyProvider) -> Result<Dek, VolumeError> {
+fn unwrap_token(header: &Header, provider: &dyn KeyProvider) -> Result<Dek, VolumeError> {
     let token = &header.token;
     let kek = provider.fetch_kek(&token.kek_id)?;
     wrap::unwrap(&kek, &token.wrapped_dek).map_err(|source| VolumeError::Unwrap {

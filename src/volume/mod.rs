@@ -17,7 +17,7 @@ mod users;
 mod tests;
 
 pub use error::VolumeError;
-pub use keys::{adopt, create, rewrap, unlock, wrapping_kek};
+pub use keys::{Unverified, adopt, create, rewrap, unlock, unwrap, wrapping_kek};
 pub use registry::{Known, Registry};
 pub use state::State;
 pub use users::claim_unused;

@@ -90,6 +90,7 @@ fn serve_target<T: Target>(
 ) -> Result<(), Failure> {
     let layout = Layout {
         queues: job.queues,
+        threads: job.threads.unwrap_or(1),
         depth: job.depth,
         max_io: job.max_io_bytes,
         spin_us: job.spin_us.unwrap_or_default(),
@@ -121,6 +122,7 @@ impl Worker {
             pid: std::process::id(),
             device_id: self.running.id(),
             node: self.running.node(),
+            threads: Some(self.running.threads()),
             cpu_path: self.keys.as_ref().map(|keys| keys.cpu_path.to_string()),
             key_memory: self.keys.as_ref().map(|keys| keys.memory.to_owned()),
             counters: Counters {

@@ -366,6 +366,7 @@ fn device(name: &str) -> Device {
         cpu_path: Some("portable".into()),
         key_memory: Some("memfd_secret".into()),
         queues: 2,
+        threads: Some(1),
         depth: 64,
         spin_us: None,
         max_io_bytes: 256 << 10,

@@ -1,14 +1,17 @@
 //! fio writes and verifies checksums, random and sequential, in many block sizes, with several jobs.
 
-use crate::support::{Host, run};
+use crate::support::{Host, run, shares_queues};
 
 fn verify(sector: u32) {
     let host = Host::start();
     let backing = host.image("backing", 96 << 20);
     let volume = host.create("fio", &backing, &["--sector-size", &sector.to_string()]);
-    let spin = if sector == 512 { "50" } else { "0" };
-    let path = volume.open(&["--queues", "2", "--depth", "16", "--spin", spin]).display().to_string();
-    assert_eq!(volume.status()["device"]["spin_us"].to_string(), spin);
+    let (spin, threads) = if sector == 512 { ("50", 2) } else { ("0", 1) };
+    let layout = ["--queues", "2", "--depth", "16", "--spin", spin, "--threads", &threads.to_string()];
+    let path = volume.open(&layout).display().to_string();
+    let device = volume.status()["device"].clone();
+    assert_eq!(device["spin_us"].to_string(), spin);
+    assert_eq!(device["threads"], if shares_queues() { threads } else { 1 });
     let common = format!(
         "--filename={path} --ioengine=libaio --direct=1 --verify=crc32c --verify_fatal=1 --verify_backlog=64 \
          --size=16m --offset_increment=16m --numjobs=4 --iodepth=8 --group_reporting"

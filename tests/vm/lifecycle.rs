@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Command;
 
-use crate::support::{Disk, Host, Pattern, eventually, run};
+use crate::support::{Disk, Host, Pattern, eventually, run, shares_queues};
 
 /// What must not grow: descriptors and locked memory of the daemon, processes, devices.
 #[derive(Debug, PartialEq)]
@@ -100,7 +100,7 @@ fn equal_blocks_are_stored_differently() {
 fn a_killed_worker_comes_back_under_running_io() {
     let host = Host::start();
     let volume = host.create("survivor", &host.image("backing", 96 << 20), &[]);
-    let path = volume.open(&[]);
+    let path = volume.open(&["--queues", "1", "--threads", "2"]);
     let (node, worker) = (volume.kernel_name(), volume.worker_pid());
     let mut fio = Command::new("fio")
         .args(["--name=kill", "--rw=randwrite", "--bs=4k", "--size=64m", "--direct=1", "--iodepth=16"])
@@ -121,6 +121,7 @@ fn a_killed_worker_comes_back_under_running_io() {
     assert!(fio.wait().unwrap().success(), "fio saw an error or wrong data");
     assert_ne!(volume.worker_pid(), worker);
     assert_eq!(volume.kernel_name(), node, "the device kept its node");
+    assert_eq!(volume.status()["device"]["threads"], if shares_queues() { 2 } else { 1 });
     volume.close();
 }
 

@@ -8,7 +8,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use libublk::ctrl::{UblkCtrl, UblkCtrlBuilder};
-use libublk::io::UblkDev;
+use libublk::io::{UblkDev, io_thread_idx};
 use libublk::{UblkError, UblkFlags, sys};
 
 use crate::queue;
@@ -64,8 +64,11 @@ pub enum DeviceError {
 /// How a device is laid out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {
-    /// Hardware queues, each with a thread of its own; 1 to 64.
+    /// Hardware queues; 1 to 64.
     pub queues: u16,
+    /// Threads that share a queue's tags; 1 to 16, and no more than tags. Where the driver binds whole queues to threads
+    /// (before Linux 6.16), one serves each queue whatever this says.
+    pub threads: u16,
     /// Requests that a queue has under way at once; 1 to 1024.
     pub depth: u16,
     /// Bytes of the largest request; a power of two from 4096 to 4 MiB. Each tag has a buffer of this size.
@@ -75,10 +78,11 @@ pub struct Layout {
 }
 
 impl Default for Layout {
-    /// A queue for each two processors up to four, 64 requests each, of up to 256 KiB.
+    /// A queue for each two processors up to four, each with one thread and 64 requests of up to 256 KiB.
     fn default() -> Self {
         let processors = std::thread::available_parallelism().map_or(1, |n| n.get());
-        Self { queues: processors.div_ceil(2).clamp(1, 4) as u16, depth: 64, max_io: 256 << 10, spin_us: 0 }
+        let queues = processors.div_ceil(2).clamp(1, 4) as u16;
+        Self { queues, threads: 1, depth: 64, max_io: 256 << 10, spin_us: 0 }
     }
 }
 
@@ -91,6 +95,13 @@ impl Layout {
         }
         if !(1..=1024).contains(&self.depth) {
             return fail("the queue depth", self.depth.into(), "1 to 1024");
+        }
+        if !(1..=self.depth.min(16)).contains(&self.threads) {
+            return fail(
+                "the number of threads a queue",
+                self.threads.into(),
+                "1 to 16, and at most the queue depth",
+            );
         }
         if !self.max_io.is_power_of_two() || !(4096..=4 << 20).contains(&self.max_io) {
             return fail(
@@ -134,6 +145,7 @@ pub enum Start {
 #[derive(Clone)]
 pub struct Running {
     id: u32,
+    threads: u16,
     stats: Arc<[QueueStats]>,
 }
 
@@ -146,6 +158,11 @@ impl Running {
     /// The device's node.
     pub fn node(&self) -> PathBuf {
         node(self.id)
+    }
+
+    /// Threads that share a queue's tags.
+    pub fn threads(&self) -> u16 {
+        self.threads
     }
 
     /// What it has served since this process started it.
@@ -187,8 +204,9 @@ pub fn serve<T: Target>(
     }
     let shape = *target.shape();
     let backing = target.backing_fd();
-    let (target, stats) = (Arc::new(target), queue_stats(layout.queues));
-    let running = Running { id, stats: Arc::clone(&stats) };
+    let threads = control.io_threads_per_queue();
+    let (target, stats) = (Arc::new(target), thread_stats(layout.queues, threads));
+    let running = Running { id, threads, stats: Arc::clone(&stats) };
     let initialise = move |device: &mut UblkDev| {
         device.tgt.dev_size = shape.sectors * LBA_BYTES;
         device.tgt.params = params(&shape, device.dev_info.max_io_buf_bytes);
@@ -201,7 +219,8 @@ pub fn serve<T: Target>(
     };
     let spin = Duration::from_micros(layout.spin_us.into());
     let serve_queue = move |index: u16, device: &UblkDev| {
-        queue::ublk::serve(index, device, spin, &*target, &stats[usize::from(index)]);
+        let thread = usize::from(index) * usize::from(threads) + usize::from(io_thread_idx());
+        queue::ublk::serve(index, device, spin, &*target, &stats[thread]);
     };
     control.run_target(initialise, serve_queue, move |_| ready(running)).map_err(driver("start"))?;
     if matches!(start, Start::Recover(_)) {
@@ -253,8 +272,8 @@ fn is_orphan(id: u32, owner: Owner) -> Result<bool, DeviceError> {
     Ok(info.ublksrv_flags == owner.0 && !served)
 }
 
-fn queue_stats(queues: u16) -> Arc<[QueueStats]> {
-    (0..queues).map(|_| QueueStats::default()).collect()
+fn thread_stats(queues: u16, threads: u16) -> Arc<[QueueStats]> {
+    (0..usize::from(queues) * usize::from(threads)).map(|_| QueueStats::default()).collect()
 }
 
 fn open_control(start: Start, layout: &Layout, name: &'static str) -> Result<UblkCtrl, DeviceError> {
@@ -262,6 +281,7 @@ fn open_control(start: Start, layout: &Layout, name: &'static str) -> Result<Ubl
     let wanted = u64::from(sys::UBLK_F_USER_RECOVERY | sys::UBLK_F_USER_RECOVERY_REISSUE);
     // Lets a worker be replaced without an error in between, where the driver (6.16) has it.
     let flags = wanted | features & u64::from(sys::UBLK_F_QUIESCE);
+    let threads = if features & u64::from(sys::UBLK_F_PER_IO_DAEMON) == 0 { 1 } else { layout.threads };
     let (id, owner, dev_flags) = match start {
         Start::Add(Owner(owner)) => (-1, owner, UblkFlags::UBLK_DEV_F_ADD_DEV),
         Start::Recover(id) => (id.cast_signed(), 0, UblkFlags::UBLK_DEV_F_RECOVER_DEV),
@@ -271,6 +291,7 @@ fn open_control(start: Start, layout: &Layout, name: &'static str) -> Result<Ubl
         .id(id)
         .nr_queues(layout.queues)
         .depth(layout.depth)
+        .io_threads_per_queue(threads)
         .io_buf_bytes(layout.max_io)
         .ctrl_flags(flags)
         .ctrl_target_flags(owner)
@@ -364,12 +385,15 @@ mod tests {
 
     #[test]
     fn a_layout_outside_its_bounds_is_refused() {
-        let good = Layout { queues: 1, depth: 1, max_io: 4096, spin_us: 0 };
+        let good = Layout { queues: 1, threads: 1, depth: 1, max_io: 4096, spin_us: 0 };
         assert!(good.check().is_ok());
         assert!(Layout::default().check().is_ok());
         let bad = [
             Layout { queues: 0, ..good },
             Layout { queues: 65, ..good },
+            Layout { threads: 0, ..good },
+            Layout { threads: 2, ..good },
+            Layout { threads: 17, depth: 64, ..good },
             Layout { depth: 0, ..good },
             Layout { depth: 1025, ..good },
             Layout { max_io: 2048, ..good },

@@ -1,4 +1,4 @@
-//! Counters and latency histograms, one set a queue, written by the queue's thread and read by any.
+//! Counters and latency histograms, one set a thread of a queue, written by that thread and read by any.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::request::{IoError, OP_READ, OP_WRITE, Operation};
 /// Buckets of a histogram: bucket n counts latencies below 2^n microseconds that no lower bucket counts.
 pub const BUCKETS: usize = 32;
 
-/// What one queue has served. Only its own thread writes, so plain loads and stores are enough.
+/// What one thread of a queue has served. Only that thread writes, so plain loads and stores are enough.
 #[derive(Default)]
 pub struct QueueStats {
     reads: AtomicU64,

@@ -256,3 +256,10 @@ impl Volume<'_> {
         self.host.dek_of(self.header.as_ref().unwrap_or(&self.backing))
     }
 }
+
+/// Whether this kernel lets several threads share a queue: since Linux 6.16.
+pub fn shares_queues() -> bool {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release.split(['.', '-']).map_while(|number| number.trim().parse::<u32>().ok());
+    (numbers.next(), numbers.next()) >= (Some(6), Some(16))
+}

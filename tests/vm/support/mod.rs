@@ -7,5 +7,5 @@ pub mod load;
 pub mod shell;
 
 pub use disk::{Disk, Pattern};
-pub use host::{Host, Volume, eventually};
+pub use host::{Host, Volume, eventually, shares_queues};
 pub use shell::{run, run_in};

@@ -18,8 +18,8 @@ use crate::request::Descriptor;
 use crate::stats::QueueStats;
 use crate::target::Target;
 
-/// Serves queue `index` of `device` until the device is stopped. Runs on the queue's own thread, which looks for
-/// requests for the time `spin` before it sleeps.
+/// Serves this thread's tags of queue `index` of `device` until the device is stopped. The thread looks for requests for
+/// the time `spin` before it sleeps.
 ///
 /// A queue that cannot go on ends the process: its supervisor starts another one, which recovers the device. To
 /// return instead would leave requests without an answer, and buffers to operations that are still under way.
