@@ -71,8 +71,9 @@ choose_machine() {
   if ((USE_KVM)); then
     MACHINE=(-accel kvm -cpu host)
   else
-    # Without 57-bit addresses: a level of page table less to walk in software.
-    MACHINE=(-accel 'tcg,thread=multi' -cpu 'max,la57=off')
+    # Without 57-bit addresses: a level of page table less to walk in software. Without fast string instructions: newer
+    # kernels copy with them from and to user memory, and QEMU emulates those byte by byte.
+    MACHINE=(-accel 'tcg,thread=multi' -cpu 'max,la57=off,erms=off,fsrm=off,fsrs=off,fzrm=off')
   fi
 }
 
