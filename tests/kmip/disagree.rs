@@ -155,6 +155,11 @@ fn what_one_server_does_not_permit_another_may() {
         "{events:?}"
     );
 
+    // It is no other opinion of a KEK either.
+    let second = Client::new(config(&pki, &[good.port, strict.port]));
+    second.provider.fetch_kek(&id).unwrap();
+    assert_eq!(second.events(), [KmipEvent::KeyFetched { id: id.clone(), server: address(good.port) }]);
+
     let alone = Client::new(config(&pki, &[strict.port]));
     let error = alone.provider.fetch_kek(&id).err().unwrap();
     assert!(matches!(error, ProviderError::Refused { .. }), "{error}");
