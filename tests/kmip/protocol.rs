@@ -8,7 +8,9 @@ use blkseal::provider::KeyProvider;
 use blkseal::provider::kmip::messages::Operation;
 use blkseal::provider::kmip::{KmipConfig, check};
 
-use crate::support::message::{self, NOT_SUPPORTED, asks_for, contains, is_version, number, refusal};
+use crate::support::message::{
+    self, INVALID_MESSAGE, NOT_SUPPORTED, asks_for, contains, is_version, number, refusal,
+};
 use crate::support::{Client, FakeServer, Pki, PyKmip, config};
 
 type Requests = Arc<Mutex<Vec<Vec<u8>>>>;
@@ -64,6 +66,11 @@ fn a_server_without_a_version_that_blkseal_speaks_is_told_so() {
         let requests = requests.lock().unwrap();
         assert!(requests.iter().all(|request| asks_for(request, Operation::DiscoverVersions)));
     }
+    // Others do not take a message of KMIP 1.1 at all.
+    let refusal = refusal(Operation::DiscoverVersions, INVALID_MESSAGE);
+    let (fake, _) = recorder(&pki, server.port, Some(refusal));
+    let error = Client::new(config(&pki, &[fake.port])).provider.create_kek().err().unwrap();
+    assert!(error.hint().unwrap().contains("enable KMIP 1.4"), "{error}");
 }
 
 #[test]

@@ -211,6 +211,10 @@ impl Fault {
                 reason: Reason::Authentication | Reason::Permission,
                 ..
             }) => "have the key server's administrator give this host's certificate the permission",
+            Self::Version
+            | Self::Answer(AnswerError::Refused { operation: Operation::DiscoverVersions, .. }) => {
+                "have the key server's administrator enable KMIP 1.4, which servers of KMIP 2 and later have beside it"
+            }
             Self::Answer(AnswerError::Refused { reason: Reason::NotSupported, .. }) | Self::Lacks(_) => {
                 "have the key server's administrator enable these for this host: Create, Locate, Get, Get Attributes, \
                  Activate, Revoke, Destroy"
@@ -227,9 +231,6 @@ impl Fault {
             }
             Self::Tls(_) => {
                 "check that the port is that of KMIP, 5696 as a rule, and that the server speaks TLS 1.2 or 1.3"
-            }
-            Self::Version => {
-                "have the key server's administrator enable KMIP 1.4, which servers of KMIP 2 and later have beside it"
             }
             Self::State(state) if state.is_destroyed() => "only a recovery passphrase opens its volumes now",
             Self::State(_) => "activate it with `blkseal kek activate`",

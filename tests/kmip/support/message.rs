@@ -5,6 +5,7 @@ use blkseal::provider::kmip::messages::{Operation, tag};
 use blkseal::provider::kmip::ttlv::Encoder;
 
 /// Reasons by their numbers (KMIP 1.4, 9.1.3.2.29).
+pub const INVALID_MESSAGE: u32 = 0x04;
 pub const NOT_SUPPORTED: u32 = 0x05;
 pub const ILLEGAL: u32 = 0x0b;
 pub const PERMISSION: u32 = 0x0c;
