@@ -102,6 +102,7 @@ impl From<ProviderError> for Failure {
             ProviderError::NothingToUnlock(_) => Kind::InvalidArgument,
             ProviderError::WrongSecret(_) => Kind::WrongKey,
             ProviderError::Damaged { .. } => Kind::Config,
+            ProviderError::KeksDiffer { .. } => Kind::BadData,
             ProviderError::Permission { .. } => Kind::NotPermitted,
             ProviderError::File { source, .. } => of_io(source),
             ProviderError::Derivation(_) | ProviderError::Wrap(_) | ProviderError::Secret(_) => Kind::System,
@@ -115,7 +116,7 @@ fn of_kmip_settings(error: &ConfigError) -> FailureKind {
         ConfigError::Setting(_) => FailureKind::InvalidArgument,
         ConfigError::File { source, .. } => of_io(source),
         ConfigError::Content { .. } => FailureKind::BadData,
-        ConfigError::Exposed { .. } => FailureKind::NotPermitted,
+        ConfigError::Exposed { .. } | ConfigError::Owner { .. } => FailureKind::NotPermitted,
         ConfigError::Memory(_) => FailureKind::System,
     }
 }

@@ -73,6 +73,16 @@ pub enum ProviderError {
         /// The server that says so.
         server: ServerAddress,
     },
+    /// Two servers of one provider give different KEKs under one id.
+    #[error("key servers {} and {} of {provider} give different KEKs as {id}", servers[0], servers[1])]
+    KeksDiffer {
+        /// The provider that was asked.
+        provider: ProviderName,
+        /// The KEK.
+        id: KekId,
+        /// The two.
+        servers: [ServerAddress; 2],
+    },
     /// The KEK neither wraps nor unwraps in its state: it was never activated, or it is destroyed.
     #[error("KEK {id} of key provider {provider} is {state}")]
     KekUnusable {
@@ -170,6 +180,9 @@ impl ProviderError {
             Self::KekGone { .. } => {
                 "if it is destroyed, only a recovery passphrase opens its volumes; if another client made it, have it \
                  made accessible to this host's certificate"
+            }
+            Self::KeksDiffer { .. } => {
+                "the servers of a provider must be one cluster: have their administrator look, or use another KEK"
             }
             Self::KekUnusable { state, .. } if state.is_destroyed() => {
                 "only a recovery passphrase opens its volumes now"

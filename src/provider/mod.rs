@@ -31,7 +31,7 @@ pub use states::{KekChange, KekState, Revocation};
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
-use ublk_targets::secret::{Kek, Secret};
+use ublk_targets::secret::{Dek, Kek, Secret};
 
 /// A source of KEKs. One value serves all threads.
 pub trait KeyProvider: Send + Sync {
@@ -62,9 +62,15 @@ pub trait KeyProvider: Send + Sync {
         Some(self.kek(id).ok()?.state)
     }
 
-    /// The KEK `id`, in secret pages of its own, unless its state keeps it from unwrapping. Who caches it decides how long
-    /// it lives.
+    /// The KEK `id` to wrap with, in secret pages of its own, unless its state keeps it even from unwrapping. Who caches it
+    /// decides how long it lives.
     fn fetch_kek(&self, id: &KekId) -> Result<Kek, ProviderError>;
+
+    /// The DEK that `wrapped` holds under the KEK `id`. Fails with [`ProviderError::Wrap`] where no KEK that is to be had
+    /// under that id wrapped it.
+    fn unwrap_dek(&self, id: &KekId, wrapped: &[u8]) -> Result<Dek, ProviderError> {
+        Ok(wrap::unwrap(&self.fetch_kek(id)?, wrapped)?)
+    }
 
     /// Whether the KEK `id` is in memory, so that [`KeyProvider::fetch_kek`] gives it whatever the provider's
     /// [`Availability`]. Never blocks.

@@ -111,11 +111,13 @@ fn wrap(provider: &dyn KeyProvider, kek_id: &KekId, dek: &Dek) -> Result<Token, 
 
 fn unwrap_token(header: &Header, provider: &dyn KeyProvider) -> Result<Dek, VolumeError> {
     let token = &header.token;
-    let kek = provider.fetch_kek(&token.kek_id)?;
-    wrap::unwrap(&kek, &token.wrapped_dek).map_err(|source| VolumeError::Unwrap {
-        backing: header.place.backing.clone(),
-        kek_id: token.kek_id.clone(),
-        provider: token.provider.clone(),
-        source,
+    provider.unwrap_dek(&token.kek_id, &token.wrapped_dek).map_err(|error| match error {
+        ProviderError::Wrap(source) => VolumeError::Unwrap {
+            backing: header.place.backing.clone(),
+            kek_id: token.kek_id.clone(),
+            provider: token.provider.clone(),
+            source,
+        },
+        error => error.into(),
     })
 }

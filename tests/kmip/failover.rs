@@ -1,25 +1,14 @@
 //! Servers that fail, each in its own way, and the one that then answers.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use blkseal::provider::kmip::{KmipEvent, ServerAddress};
+use blkseal::provider::kmip::KmipEvent;
+use blkseal::provider::kmip::messages::Operation;
 use blkseal::provider::{Availability, KekId, KeyProvider, ProviderError};
 
+use crate::support::message::{ILLEGAL, address, asks_for, refusal, replace};
 use crate::support::{Behaviour, Client, FakeServer, Leaf, Pki, PyKmip, bounded, config, free_port};
-
-fn address(port: u16) -> ServerAddress {
-    format!("127.0.0.1:{port}").parse().unwrap()
-}
-
-/// Replaces `from` by `to` wherever it is in an answer.
-fn replace(answer: &mut [u8], from: &[u8], to: &[u8]) {
-    assert_eq!(from.len(), to.len());
-    for at in 0..answer.len().saturating_sub(from.len() - 1) {
-        if answer[at..].starts_with(from) {
-            answer[at..at + to.len()].copy_from_slice(to);
-        }
-    }
-}
 
 fn about_another_key(answer: &mut [u8]) {
     replace(answer, b"\x42\x00\x94\x07\0\0\0\x011", b"\x42\x00\x94\x07\0\0\0\x017");
@@ -142,20 +131,24 @@ fn a_server_that_hangs_is_passed_over_and_preferred_again_later() {
         };
         let events = client.events();
         println!("{events:?}");
-        events.iter().find_map(fetched).unwrap()
+        let now_using = events.iter().find_map(|event| match event {
+            KmipEvent::NowUsing(server) => Some(server.port()),
+            _ => None,
+        });
+        (events.iter().find_map(fetched).unwrap(), now_using)
     };
-    assert_eq!(fetch("both are well"), first.port);
+    assert_eq!(fetch("both are well"), (first.port, None));
     first.hang();
-    assert_eq!(fetch("the first hangs"), second.port);
-    assert_eq!(fetch("the first is known to hang"), second.port, "it is left alone");
+    assert_eq!(fetch("the first hangs"), (second.port, Some(second.port)));
+    assert_eq!(fetch("the first is known to hang"), (second.port, None), "it is left alone");
     first.go_on();
     std::thread::sleep(Duration::from_millis(1100));
-    assert_eq!(fetch("the first is well again"), first.port);
+    assert_eq!(fetch("the first is well again"), (first.port, Some(first.port)));
     first.stop();
-    assert_eq!(fetch("the first is stopped"), second.port);
+    assert_eq!(fetch("the first is stopped"), (second.port, Some(second.port)));
     first.restart();
     std::thread::sleep(Duration::from_millis(1100));
-    assert_eq!(fetch("the first is back"), first.port);
+    assert_eq!(fetch("the first is back"), (first.port, Some(first.port)));
 }
 
 #[test]
@@ -185,7 +178,9 @@ fn a_fetched_key_outlives_every_server_until_it_is_locked_or_too_old() {
         let text = error.to_string();
         assert!([first.port, second.port].iter().all(|port| text.contains(&port.to_string())), "{text}");
     };
+    forgetful.events();
     down(&forgetful, &id);
+    assert!(forgetful.events().contains(&KmipEvent::KeyDropped(id.clone())));
     client.provider.lock();
     assert!(!client.provider.holds_kek(&id));
     assert!(client.events().contains(&KmipEvent::KeyDropped(id.clone())));
@@ -194,4 +189,70 @@ fn a_fetched_key_outlives_every_server_until_it_is_locked_or_too_old() {
     second.restart();
     assert!(client.provider.fetch_kek(&id).unwrap().expose() == kek.expose(), "back again");
     assert_eq!(client.provider.availability(), Availability::Ready);
+}
+
+#[test]
+fn a_server_that_fails_once_is_asked_again_in_the_same_call() {
+    let pki = Pki::new();
+    let good = PyKmip::start(&pki, "keys");
+    let requests = AtomicU32::new(0);
+    let fake = FakeServer::before(&pki, good.port, move |request, ask| {
+        // The first one ends with its connection.
+        (requests.fetch_add(1, Ordering::Relaxed) > 0).then(|| ask(request))
+    });
+    let client = Client::new(config(&pki, &[fake.port]));
+    client.provider.create_kek().unwrap();
+    let events = client.events();
+    assert!(
+        matches!(&events[..], [KmipEvent::ServerFailed { .. }, KmipEvent::NowUsing(_)]),
+        "its failure and its return: {events:?}"
+    );
+}
+
+#[test]
+fn a_refusal_is_told_only_where_another_server_is_asked_for_it() {
+    let pki = Pki::new();
+    let (first, second) = (PyKmip::start(&pki, "keys"), PyKmip::start(&pki, "keys"));
+    let failed = |ports: &[u16]| {
+        let client = Client::new(config(&pki, ports));
+        let error = client.provider.kek(&"unknown".parse().unwrap()).err().unwrap();
+        assert!(matches!(error, ProviderError::KekGone { .. }), "{error}");
+        let server = |event| match event {
+            KmipEvent::ServerFailed { server, .. } => server.port(),
+            other => panic!("{other:?}"),
+        };
+        client.events().into_iter().map(server).collect::<Vec<_>>()
+    };
+    assert!(failed(&[first.port]).is_empty());
+    assert_eq!(failed(&[first.port, second.port]), [first.port]);
+}
+
+#[test]
+fn a_key_that_does_not_become_active_is_destroyed_or_named() {
+    let pki = Pki::new();
+    let good = PyKmip::start(&pki, "keys");
+    let owner = Client::new(config(&pki, &[good.port]));
+    let inactive = FakeServer::before(&pki, good.port, |request, ask| {
+        Some(match asks_for(request, Operation::Activate) {
+            true => refusal(Operation::Activate, ILLEGAL),
+            false => ask(request),
+        })
+    });
+    let error = Client::new(config(&pki, &[inactive.port])).provider.create_kek().err().unwrap();
+    assert!(matches!(error, ProviderError::Refused { .. }) && error.hint().is_some(), "{error:?}");
+    assert!(owner.provider.list_keks().unwrap().is_empty(), "none is left");
+
+    let stubborn = FakeServer::before(&pki, good.port, |request, ask| {
+        let refused =
+            [Operation::Activate, Operation::Destroy].into_iter().find(|&what| asks_for(request, what));
+        Some(refused.map_or_else(|| ask(request), |what| refusal(what, ILLEGAL)))
+    });
+    let error = Client::new(config(&pki, &[stubborn.port])).provider.create_kek().err().unwrap();
+    let left = owner.provider.list_keks().unwrap();
+    let [left] = &left[..] else { panic!("{left:?}") };
+    let ProviderError::Refused { source, .. } = &error else { panic!("{error:?}") };
+    let line = source.line();
+    assert!(line.contains(&format!("KEK {} was made there", left.id)), "{line}");
+    assert!(line.contains("Activate failed") && line.contains(&stubborn.port.to_string()), "{line}");
+    assert!(error.hint().unwrap().contains("destroy it"), "{error:?}");
 }

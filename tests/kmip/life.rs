@@ -49,6 +49,7 @@ fn a_key_is_made_fetched_deactivated_and_destroyed() {
     assert_eq!(provider.known_state(&second), Some(KekState::Compromised), "and that is known from now on");
 
     provider.change_kek(&first, KekChange::Destroy).unwrap();
+    assert_eq!(client.events(), [KmipEvent::KeyDropped(first.clone())]);
     let gone = provider.fetch_kek(&first).err().unwrap();
     assert!(matches!(&gone, ProviderError::KekGone { id, .. } if *id == first), "{gone}");
     let text = gone.to_string();

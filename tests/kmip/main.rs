@@ -14,8 +14,11 @@ use blkseal::wiping_alloc::WipingAllocator;
 #[global_allocator]
 static ALLOCATOR: WipingAllocator = WipingAllocator::new();
 
+mod disagree;
 mod failover;
 mod life;
 mod memory;
+mod protocol;
+mod proxy;
 mod support;
 mod trust;

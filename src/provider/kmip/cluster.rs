@@ -6,7 +6,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::health::Health;
-use super::messages::Reason;
 use super::session::{Dialer, Session};
 use super::{Fault, KmipConfig, ServerAddress, ServerError};
 use crate::provider::{KekId, KekState, ProviderName};
@@ -20,7 +19,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KmipEvent {
     /// A server that was well, or that nothing was known of, did not do what it was asked; the next is tried. Told once
-    /// until it answers again, for an outage may be long.
+    /// until it answers again, for an outage may be long; told of each refusal because of which another server is asked.
     ServerFailed {
         /// The server.
         server: ServerAddress,
@@ -78,7 +77,7 @@ pub(super) enum ClusterError {
     /// What this host would need for it is not there.
     Ours(Fault),
     /// A server that is well refuses; the others refuse too, or fail.
-    Refused(ServerError, Reason),
+    Refused(ServerError),
     /// No server answers as it should; each with its last failure.
     NoServer(Vec<ServerError>),
 }
@@ -118,7 +117,7 @@ impl Cluster {
         let until = Instant::now() + self.config.limits.call();
         let was_down = self.is_down();
         let dialer = Dialer::new(&self.config, until).map_err(|error| ClusterError::Ours(error.into()))?;
-        let mut failures = Vec::new();
+        let mut failures: Vec<ServerError> = Vec::new();
         for round in 0..ROUNDS {
             if round > 0 {
                 if until.saturating_duration_since(Instant::now()) <= PAUSE {
@@ -131,22 +130,43 @@ impl Cluster {
                 if !failures.is_empty() && Instant::now() >= until {
                     break;
                 }
+                if let Some(refused) = failures.last().filter(|failure| failure.fault.is_final()) {
+                    self.tell_failure(refused);
+                }
                 match dialer.session(&self.config.servers[at]).and_then(|mut session| work(&mut session)) {
                     Ok(done) => return Ok((done, self.answered(at))),
                     Err(fault) if fault.is_ours() => return Err(ClusterError::Ours(fault)),
                     Err(fault) => failures.push(self.failed(at, fault)),
                 }
             }
-            for (at, failure) in failures.iter().enumerate() {
-                if let Some(reason) = failure.fault.refusal() {
-                    return Err(ClusterError::Refused(failures.swap_remove(at), reason));
-                }
+            if let Some(at) = failures.iter().position(|failure| failure.fault.is_final()) {
+                return Err(ClusterError::Refused(failures.swap_remove(at)));
             }
         }
         if !was_down {
             self.tell(&KmipEvent::AllFailed);
         }
         Err(ClusterError::NoServer(failures))
+    }
+
+    /// What another server than `than` makes of `work`. One is asked, once; none where it does not answer.
+    pub fn second_opinion<T>(
+        &self,
+        than: &ServerAddress,
+        work: impl Fn(&mut Session<'_>) -> Result<T, Fault>,
+    ) -> Option<(T, ServerAddress)> {
+        let first = self.config.servers.iter().position(|server| server == than)?;
+        let second = self.health().other(first, Instant::now())?;
+        let server = &self.config.servers[second];
+        let dialer = Dialer::new(&self.config, Instant::now() + self.config.limits.call()).ok()?;
+        match dialer.session(server).and_then(|mut session| work(&mut session)) {
+            Ok(done) => Some((done, server.clone())),
+            Err(fault) if fault.is_ours() => None,
+            Err(fault) => {
+                self.failed(second, fault);
+                None
+            }
+        }
     }
 
     fn answered(&self, at: usize) -> ServerAddress {
@@ -160,12 +180,16 @@ impl Cluster {
 
     fn failed(&self, at: usize, fault: Fault) -> ServerError {
         let error = ServerError { server: self.config.servers[at].clone(), fault };
-        // A server that refuses is well: it is not asked later than others because of that.
-        let is_news = error.fault.refusal().is_some() || self.health().failed(at, Instant::now());
-        if is_news {
-            self.tell(&KmipEvent::ServerFailed { server: error.server.clone(), why: error.line() });
+        // A server that refuses is well: it is not asked later than others because of that, and that it refuses is
+        // told only where another is asked then.
+        if !error.fault.is_final() && self.health().failed(at, Instant::now()) {
+            self.tell_failure(&error);
         }
         error
+    }
+
+    fn tell_failure(&self, error: &ServerError) {
+        self.tell(&KmipEvent::ServerFailed { server: error.server.clone(), why: error.line() });
     }
 
     fn order(&self) -> Vec<usize> {

@@ -8,6 +8,13 @@ use ublk_targets::secret::SecretError;
 
 use super::ServerAddress;
 use super::messages::{AnswerError, KeyError, Operation, Reason};
+use crate::provider::wrap::WrapError;
+use crate::provider::{KekId, KekState};
+
+/// What a password's file is called in messages.
+pub(super) const PASSWORD: &str = "password file";
+
+const MEMORY_HINT: &str = "raise the limit of locked memory: LimitMEMLOCK=infinity in the unit, or 'ulimit -l unlimited' in the shell";
 
 /// Why a provider's settings, or the files that they name, cannot be used. No server is to blame.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +53,16 @@ pub enum ConfigError {
         /// Its permission bits.
         mode: u32,
     },
+    /// A file with a secret is somebody else's.
+    #[error("{what} {} is owned by user {owner}, who is neither root nor the user of this process", path.display())]
+    Owner {
+        /// What the file holds.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The number of its owner.
+        owner: u32,
+    },
     /// Memory for a secret could not be had.
     #[error(transparent)]
     Memory(#[from] SecretError),
@@ -54,7 +71,19 @@ pub enum ConfigError {
 impl ConfigError {
     /// What to do about it, as one sentence for the person who reads the message.
     pub fn hint(&self) -> Option<&'static str> {
-        matches!(self, Self::Exposed { .. }).then_some("let only its owner read it: chmod 600")
+        Some(match self {
+            Self::Setting(_) => "`blkseal provider add kmip --help` tells what can be set, and to what",
+            Self::File { .. } => "put it there, readable by the user that the daemon runs as, usually root",
+            Self::Content { what, .. } if *what == PASSWORD => {
+                "write the password on its first line, in UTF-8"
+            }
+            Self::Content { .. } => {
+                "put a file in PEM there: each certificate or key between its BEGIN and END lines"
+            }
+            Self::Exposed { .. } => "let only its owner read it: chmod 600",
+            Self::Owner { .. } => "make it root's: chown root",
+            Self::Memory(_) => MEMORY_HINT,
+        })
     }
 }
 
@@ -104,6 +133,21 @@ pub enum Fault {
     /// Its answer is none.
     #[error(transparent)]
     Answer(#[from] AnswerError),
+    /// It has the KEK, in a state that keeps it from unwrapping.
+    #[error("there the KEK is {0}")]
+    State(KekState),
+    /// The KEK that it gives does not unwrap the DEK.
+    #[error("the KEK that it gives does not fit")]
+    Unfit(#[from] WrapError),
+    /// It made a KEK that could be neither activated nor destroyed.
+    #[error("KEK {id} was made there, and is left without having become active")]
+    Left {
+        /// The KEK.
+        id: KekId,
+        /// Why it is not active.
+        #[source]
+        cause: Box<Fault>,
+    },
     /// Our side of it: the settings or their files.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -130,13 +174,24 @@ impl Fault {
     pub(super) fn refusal(&self) -> Option<Reason> {
         match self {
             Self::Answer(AnswerError::Refused { reason, .. }) => Some(*reason),
+            Self::Left { cause, .. } => cause.refusal(),
             _ => None,
         }
     }
 
+    /// Whether the server is well and gave an answer that another server may give better; asked again, it would give
+    /// the same.
+    pub(super) fn is_final(&self) -> bool {
+        self.refusal().is_some() || matches!(self, Self::State(_) | Self::Unfit(_))
+    }
+
     /// Whether it is this host's, so that no other server could do better.
     pub(super) fn is_ours(&self) -> bool {
-        matches!(self, Self::Config(_) | Self::Memory(_))
+        match self {
+            Self::Config(_) | Self::Memory(_) => true,
+            Self::Unfit(error) => !matches!(error, WrapError::OtherKek),
+            _ => false,
+        }
     }
 
     /// The fault and the whole chain of its causes, in one line.
@@ -156,11 +211,33 @@ impl Fault {
                 reason: Reason::Authentication | Reason::Permission,
                 ..
             }) => "have the key server's administrator give this host's certificate the permission",
+            Self::Version
+            | Self::Answer(AnswerError::Refused { operation: Operation::DiscoverVersions, .. }) => {
+                "have the key server's administrator enable KMIP 1.4, which servers of KMIP 2 and later have beside it"
+            }
+            Self::Answer(AnswerError::Refused { reason: Reason::NotSupported, .. }) | Self::Lacks(_) => {
+                "have the key server's administrator enable these for this host: Create, Locate, Get, Get Attributes, \
+                 Activate, Revoke, Destroy"
+            }
+            Self::Answer(AnswerError::Refused { .. }) => "the key server's log tells more",
+            Self::Answer(_) => {
+                "check that the address is that of a KMIP server, and its log; `blkseal provider check` tells what it is"
+            }
             Self::Resolve(_) | Self::Connect(_) | Self::Timeout { .. } | Self::Broken(_) => {
                 "check the address, the network and the key server"
             }
+            Self::Proxy { .. } => {
+                "have the proxy allow CONNECT to the key server's address and port, or do without --proxy"
+            }
+            Self::Tls(_) => {
+                "check that the port is that of KMIP, 5696 as a rule, and that the server speaks TLS 1.2 or 1.3"
+            }
+            Self::State(state) if state.is_destroyed() => "only a recovery passphrase opens its volumes now",
+            Self::State(_) => "activate it with `blkseal kek activate`",
+            Self::Unfit(_) => "the servers of a provider must have the same keys: ask their administrator",
+            Self::Left { .. } => "destroy it at the key server, where nothing needs it",
             Self::Config(error) => return error.hint(),
-            _ => return None,
+            Self::Memory(_) => MEMORY_HINT,
         })
     }
 }

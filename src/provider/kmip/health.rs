@@ -49,6 +49,11 @@ impl Health {
         order
     }
 
+    /// The first server beside `server` that there is no reason to leave alone.
+    pub fn other(&self, server: usize, now: Instant) -> Option<usize> {
+        (0..self.servers.len()).find(|&at| at != server && self.servers[at].is_ready(now))
+    }
+
     /// Remembers that a server answered. Returns whether that is another one than the last time, or one that has failed
     /// since.
     pub fn answered(&mut self, server: usize) -> bool {
@@ -112,6 +117,15 @@ mod tests {
         assert_eq!(health.order(start + SECOND), [0, 3, 1, 2]);
         health.failed(0, start + SECOND);
         assert_eq!(health.order(start + SECOND), [1, 3, 2, 0]);
+    }
+
+    #[test]
+    fn the_other_server_is_one_that_is_not_left_alone() {
+        let (mut health, now) = (Health::new(3), Instant::now());
+        assert_eq!([0, 1].map(|server| health.other(server, now)), [Some(1), Some(0)]);
+        health.failed(0, now);
+        assert_eq!([0, 1].map(|server| health.other(server, now)), [Some(1), Some(2)]);
+        assert_eq!(Health::new(1).other(0, now), None);
     }
 
     #[test]

@@ -45,7 +45,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use ublk_targets::secret::{Kek, Secret};
+use ublk_targets::secret::{Dek, Kek, Secret};
 use uuid::Uuid;
 
 use self::cache::KekCache;
@@ -53,6 +53,7 @@ use self::cluster::{Cluster, ClusterError};
 use self::error::one_line;
 use self::messages::{Attributes, Reason};
 use self::session::Session;
+use super::wrap::{self, WrapError};
 use super::{
     Availability, KekChange, KekId, KekInfo, KekState, KeyProvider, ProviderError, ProviderKind, ProviderName,
 };
@@ -97,11 +98,12 @@ impl KmipProvider {
     fn create(&self, activate: bool) -> Result<KekId, ProviderError> {
         let make = |session: &mut Session<'_>| {
             let id = session.create(&format!("blkseal-{}", Uuid::new_v4()))?;
-            if activate {
-                session.activate(&id).inspect_err(|_| {
-                    // Nobody knows of it yet. Where this fails too, a key that was never active stays behind.
-                    let _ = session.destroy(&id);
-                })?;
+            if activate && let Err(cause) = session.activate(&id) {
+                // Nobody knows of it yet.
+                return Err(match session.destroy(&id) {
+                    Ok(()) => cause,
+                    Err(_) => Fault::Left { id, cause: Box::new(cause) },
+                });
             }
             Ok(id)
         };
@@ -129,14 +131,13 @@ impl KmipProvider {
         let provider = self.name.clone();
         match (error, id) {
             (ClusterError::Ours(Fault::Memory(error)), _) => error.into(),
+            (ClusterError::Ours(Fault::Unfit(error)), _) => error.into(),
             (ClusterError::Ours(Fault::Config(source)), _) => ProviderError::Kmip { provider, source },
             (ClusterError::Ours(fault), _) => {
                 ProviderError::Unreachable { provider, reason: fault.to_string() }
             }
-            (ClusterError::Refused(error, Reason::NotFound | Reason::Destroyed), Some(id)) => {
-                ProviderError::KekGone { provider, id: id.clone(), server: error.server }
-            }
-            (ClusterError::Refused(source, _), _) => ProviderError::Refused { provider, source },
+            (ClusterError::Refused(source), Some(id)) => self.refusal(id, source),
+            (ClusterError::Refused(source), None) => ProviderError::Refused { provider, source },
             (ClusterError::NoServer(failures), _) => {
                 let lines: Vec<String> = failures.iter().map(ServerError::line).collect();
                 ProviderError::Unreachable { provider, reason: lines.join("; ") }
@@ -144,24 +145,75 @@ impl KmipProvider {
         }
     }
 
-    /// That a KEK in this state may unwrap, said where it should be replaced.
-    fn check_unwraps(
+    /// What it means for the KEK `id` that a server refuses.
+    fn refusal(&self, id: &KekId, source: ServerError) -> ProviderError {
+        let (provider, id) = (self.name.clone(), id.clone());
+        match source {
+            ServerError { fault: Fault::Unfit(error), .. } => error.into(),
+            ServerError { fault: Fault::State(state), server } => {
+                self.note(&id, state);
+                match state.is_destroyed() {
+                    true => ProviderError::KekGone { provider, id, server },
+                    false => ProviderError::KekUnusable { provider, id, state },
+                }
+            }
+            ServerError { fault, server }
+                if matches!(fault.refusal(), Some(Reason::NotFound | Reason::Destroyed)) =>
+            {
+                ProviderError::KekGone { provider, id, server }
+            }
+            source => ProviderError::Refused { provider, source },
+        }
+    }
+
+    /// The KEK `id` from the first server that gives one which `proof` takes, what that made of it, and the server.
+    fn fetch<T>(
         &self,
         id: &KekId,
-        state: KekState,
-        server: &ServerAddress,
-    ) -> Result<(), ProviderError> {
-        let provider = self.name.clone();
-        if state.is_destroyed() {
-            return Err(ProviderError::KekGone { provider, id: id.clone(), server: server.clone() });
-        }
-        if !state.unwraps() {
-            return Err(ProviderError::KekUnusable { provider, id: id.clone(), state });
-        }
+        proof: impl Fn(&Kek) -> Result<T, WrapError>,
+    ) -> Result<(Kek, T, ServerAddress), ProviderError> {
+        let fetch = |session: &mut Session<'_>| {
+            let state = session.attributes(id)?.state;
+            if !state.unwraps() {
+                // One server may know of a change later than the others.
+                return Err(Fault::State(state));
+            }
+            let kek = session.key(id)?;
+            let proven = proof(&kek)?;
+            Ok((state, kek, proven))
+        };
+        let ((state, kek, proven), server) = self.call(Some(id), fetch)?;
+        self.note(id, state);
         if state.is_out_of_use() {
             self.cluster.tell(&KmipEvent::KeyOutOfUse { id: id.clone(), server: server.clone(), state });
         }
+        Ok((kek, proven, server))
+    }
+
+    /// That another server, where one answers, gives the same KEK: what only one of them wraps is lost with it.
+    fn compare(&self, id: &KekId, kek: &Kek, server: &ServerAddress) -> Result<(), ProviderError> {
+        match self.cluster.second_opinion(server, |session| session.key(id)) {
+            Some((other, second)) if !is_same(kek, &other) => Err(ProviderError::KeksDiffer {
+                provider: self.name.clone(),
+                id: id.clone(),
+                servers: [server.clone(), second],
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Keeps a KEK from now on, in the place of one that was.
+    fn keep(&self, id: &KekId, kek: &Kek, server: ServerAddress) -> Result<(), ProviderError> {
+        self.forget(id);
+        self.cache.insert(id, kek)?;
+        self.cluster.tell(&KmipEvent::KeyFetched { id: id.clone(), server });
         Ok(())
+    }
+
+    fn forget(&self, id: &KekId) {
+        if self.cache.remove(id) {
+            self.cluster.tell(&KmipEvent::KeyDropped(id.clone()));
+        }
     }
 }
 
@@ -213,7 +265,7 @@ impl KeyProvider for KmipProvider {
         };
         self.note(id, next);
         if next.is_destroyed() {
-            self.cache.remove(id);
+            self.forget(id);
         }
         // Another one may be the newest active one by now; where no server answers, this is seen the next time.
         let _ = self.list_keks();
@@ -235,19 +287,26 @@ impl KeyProvider for KmipProvider {
         if let Some(kek) = self.cache.get(id)? {
             return Ok(kek);
         }
-        let fetch = |session: &mut Session<'_>| {
-            let state = session.attributes(id)?.state;
-            Ok((state, if state.unwraps() { Some(session.key(id)?) } else { None }))
-        };
-        let ((state, kek), server) = self.call(Some(id), fetch)?;
-        self.note(id, state);
-        self.check_unwraps(id, state, &server)?;
-        let gone =
-            || ProviderError::KekGone { provider: self.name.clone(), id: id.clone(), server: server.clone() };
-        let kek = kek.ok_or_else(gone)?;
-        self.cache.insert(id, &kek)?;
-        self.cluster.tell(&KmipEvent::KeyFetched { id: id.clone(), server: server.clone() });
+        let (kek, (), server) = self.fetch(id, |_| Ok(()))?;
+        self.compare(id, &kek, &server)?;
+        self.keep(id, &kek, server)?;
         Ok(kek)
+    }
+
+    fn unwrap_dek(&self, id: &KekId, wrapped: &[u8]) -> Result<Dek, ProviderError> {
+        self.drop_old_keks();
+        let fetch = || {
+            let (kek, dek, server) = self.fetch(id, |kek| wrap::unwrap(kek, wrapped))?;
+            self.keep(id, &kek, server)?;
+            Ok(dek)
+        };
+        let Some(kek) = self.cache.get(id)? else { return fetch() };
+        match wrap::unwrap(&kek, wrapped) {
+            // It stays until a server gives one that fits: it may be `wrapped` that is damaged, and no server there to
+            // give the KEK again for other volumes.
+            Err(error @ WrapError::OtherKek) => fetch().map_err(|_: ProviderError| error.into()),
+            unwrapped => Ok(unwrapped?),
+        }
     }
 
     fn holds_kek(&self, id: &KekId) -> bool {
@@ -297,4 +356,9 @@ fn info(id: KekId, found: &Attributes) -> KekInfo {
     let since = Duration::from_secs(found.created.unwrap_or_default().try_into().unwrap_or_default());
     let created = SystemTime::UNIX_EPOCH.checked_add(since).unwrap_or(SystemTime::UNIX_EPOCH);
     KekInfo { id, state: found.state, created }
+}
+
+/// In the same time whichever bytes differ, for it is a server that gave them.
+fn is_same(one: &Kek, other: &Kek) -> bool {
+    one.expose().iter().zip(other.expose()).fold(0, |difference, (a, b)| difference | (a ^ b)) == 0
 }

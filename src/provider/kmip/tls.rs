@@ -5,11 +5,12 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use nix::unistd::geteuid;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
@@ -19,6 +20,7 @@ use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootC
 use ublk_targets::secret::Secret;
 use zeroize::Zeroizing;
 
+use super::error::PASSWORD;
 use super::{CertificateInfo, ConfigError, Fingerprint, KmipConfig, Trust};
 use crate::atomic_file;
 
@@ -30,7 +32,6 @@ const PASSWORD_LIMIT: u64 = 1024;
 const CERTIFICATE: &str = "client certificate";
 const KEY: &str = "client key";
 const AUTHORITY: &str = "certificate authority file";
-const PASSWORD: &str = "password file";
 
 /// How to talk to the servers of `config`. Its files are read at each call, so that renewed certificates are used.
 pub(super) fn client_config(config: &KmipConfig) -> Result<Arc<ClientConfig>, ConfigError> {
@@ -222,14 +223,18 @@ pub(super) fn password(path: &Path) -> Result<Secret, ConfigError> {
     Ok(secret)
 }
 
-/// Reads a file that nobody but its owner may read, into memory that is wiped.
+/// Reads a file that nobody but its owner, root or the user of this process, may read, into memory that is wiped.
 fn read_private(what: &'static str, path: &Path, limit: u64) -> Result<Zeroizing<Vec<u8>>, ConfigError> {
     let failed = |source| ConfigError::File { what, path: path.to_owned(), source };
     // Nothing waits for a writer where the path is that of a pipe.
     let mut options = File::options();
     let file = options.read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(failed)?;
     let metadata = file.metadata().map_err(failed)?;
-    let mode = metadata.permissions().mode() & 0o777;
+    let (owner, mode) = (metadata.uid(), metadata.mode() & 0o777);
+    // Who owns it can change it, and let himself read what is written to it later.
+    if ![0, geteuid().as_raw()].contains(&owner) {
+        return Err(ConfigError::Owner { what, path: path.to_owned(), owner });
+    }
     if mode & 0o077 != 0 {
         return Err(ConfigError::Exposed { what, path: path.to_owned(), mode });
     }

@@ -1,7 +1,7 @@
 //! A server that does what no good server does.
 
 use std::io::{self, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,6 +13,10 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection, StreamOwned};
 
 use super::{Leaf, Pki};
+
+/// What a fake answers to a request; the function that it is given passes one on to the server behind it. None closes the
+/// connection.
+pub type Handler = Arc<dyn Fn(&[u8], &dyn Fn(&[u8]) -> Vec<u8>) -> Option<Vec<u8>> + Send + Sync>;
 
 /// What a fake server does with each connection.
 #[derive(Clone)]
@@ -29,18 +33,35 @@ pub enum Behaviour {
     Tamper(u16, fn(&mut [u8])),
     /// The same, but byte after byte with a pause between.
     Slow(u16, Duration),
+    /// Does as the handler says, before the server at this port.
+    Custom(u16, Handler),
 }
 
 /// A listening fake; it ends with this value.
 pub struct FakeServer {
     pub port: u16,
+    address: SocketAddr,
     stop: Arc<AtomicBool>,
 }
 
 impl FakeServer {
     pub fn start(pki: &Pki, leaf: &Leaf, behaviour: Behaviour) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
+        Self::start_at("127.0.0.1:0", pki, leaf, behaviour)
+    }
+
+    /// One with the certificate for 127.0.0.1, before the server at `port`.
+    pub fn before(
+        pki: &Pki,
+        port: u16,
+        handler: impl Fn(&[u8], &dyn Fn(&[u8]) -> Vec<u8>) -> Option<Vec<u8>> + Send + Sync + 'static,
+    ) -> Self {
+        Self::start(pki, &pki.leaf_of("server"), Behaviour::Custom(port, Arc::new(handler)))
+    }
+
+    pub fn start_at(address: &str, pki: &Pki, leaf: &Leaf, behaviour: Behaviour) -> Self {
+        let listener = TcpListener::bind(address).unwrap();
+        let listening = listener.local_addr().unwrap();
+        let port = listening.port();
         let stop = Arc::new(AtomicBool::new(false));
         let fake = Arc::new(Fake { tls: server_config(leaf), backend: client_config(pki), behaviour });
         let stopped = Arc::clone(&stop);
@@ -54,7 +75,7 @@ impl FakeServer {
                 thread::spawn(move || fake.serve(tcp).ok());
             }
         });
-        Self { port, stop }
+        Self { port, address: listening, stop }
     }
 }
 
@@ -62,7 +83,7 @@ impl Drop for FakeServer {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         // Wakes the listener, so that it sees the flag.
-        let _ = TcpStream::connect(("127.0.0.1", self.port));
+        let _ = TcpStream::connect(self.address);
     }
 }
 
@@ -102,6 +123,12 @@ impl Fake {
                         client.flush()?;
                         thread::sleep(*pause);
                     }
+                }
+                Behaviour::Custom(port, handler) => {
+                    let ask = |request: &[u8]| self.ask(*port, request).unwrap_or_default();
+                    let Some(answer) = handler(&request, &ask) else { return Ok(()) };
+                    client.write_all(&answer)?;
+                    client.flush()?;
                 }
                 Behaviour::SilentAfterHandshake | Behaviour::Reset | Behaviour::Plain(_) => {}
             }

@@ -1,6 +1,7 @@
 //! Key servers, certificates, and a provider to try on them.
 
 mod fake;
+pub mod message;
 mod pki;
 mod pykmip;
 

@@ -56,6 +56,11 @@ impl Pki {
         self.path(&format!("{name}.key"))
     }
 
+    /// The certificate of that name, and its key.
+    pub fn leaf_of(&self, name: &str) -> Leaf {
+        Leaf { certificate: self.certificate(name), key: self.key(name) }
+    }
+
     /// A certificate for the client called `name`.
     pub fn client(&self, name: &str) -> Leaf {
         self.leaf(name, &[], ExtendedKeyUsagePurpose::ClientAuth, 2099)

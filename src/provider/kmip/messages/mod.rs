@@ -6,6 +6,8 @@
 //! | `envelope` | what is the same for every operation: header, batch item, result |
 //! | `operations` | each operation's payloads |
 
+#![forbid(unsafe_code)]
+
 mod codes;
 mod envelope;
 mod operations;

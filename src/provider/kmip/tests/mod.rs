@@ -1,2 +1,3 @@
 mod addresses;
+mod hints;
 mod settings;

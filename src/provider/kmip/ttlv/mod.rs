@@ -4,6 +4,8 @@
 //! of 8; numbers are big-endian. A structure's value is items. Reading borrows: a key in a message stays where the
 //! network put it until it is copied into secret memory, and nothing here writes a value anywhere else.
 
+#![forbid(unsafe_code)]
+
 mod decode;
 mod encode;
 
