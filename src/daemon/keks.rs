@@ -86,6 +86,15 @@ impl Daemon {
         self.uses().remove(&(provider, id.clone())).unwrap_or_default()
     }
 
+    /// The known volumes whose DEK is wrapped by any KEK of this provider.
+    pub(super) fn volumes_of(&self, provider: &ProviderName) -> Vec<Name> {
+        let uses = self.uses();
+        let of_provider = uses.iter().filter(|((other, _), _)| other == provider);
+        let mut volumes: Vec<Name> = of_provider.flat_map(|(_, volumes)| volumes.clone()).collect();
+        volumes.sort();
+        volumes
+    }
+
     /// Which KEK each known volume needs: what its header says, or, where that cannot be read, what it said last.
     fn uses(&self) -> Uses {
         let known: Vec<_> =
