@@ -94,7 +94,7 @@ const RULES: [Rule; 29] = [
     rule::<GetVersion>("status", Privilege::Look),
     rule::<ProviderAdd>("provider add", Privilege::ManageKeyServers),
     rule::<ProviderAddKmip>("provider add", Privilege::ManageKeyServers),
-    rule::<ProviderMeet>("provider add", Privilege::ManageKeyServers),
+    rule::<ProviderMeet>("provider meet", Privilege::ManageKeyServers),
     rule::<ProviderCheck>("provider check", Privilege::Look),
     rule::<ProviderList>("provider list", Privilege::Look),
     rule::<ProviderRemove>("provider remove", Privilege::ManageKeyServers),

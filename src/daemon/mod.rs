@@ -151,8 +151,8 @@ impl Daemon {
         self.wishes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// While this is held no KEK is destroyed. It is taken before a KEK is chosen to wrap a DEK, and held until its
-    /// volume is known.
+    /// While this is held no KEK is destroyed and no provider removed. It is taken before a provider and its KEK are chosen to
+    /// wrap a DEK, and held until the volume is known.
     fn start_wrapping(&self) -> RwLockReadGuard<'_, ()> {
         self.wrapping.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -193,6 +193,7 @@ pub fn run(options: &Options) -> Result<(), Failure> {
         log::warn!("stopping although a command is still under way");
     }
     daemon.lock_providers();
+    daemon.recorder.finish();
     daemon.recorder.record(&Action::own("daemon stop"), &Ok(()));
     if let Err(error) = std::fs::remove_file(&socket) {
         log::warn!("cannot remove {}: {error}", socket.display());

@@ -114,14 +114,14 @@ impl Daemon {
         match call {
             Calls::Ping(_)
             | Calls::GetVersion(_)
-            | Calls::ProviderMeet(_)
             | Calls::ProviderList(_)
             | Calls::KekList(_)
             | Calls::KekCreate(_)
             | Calls::List(_)
             | Calls::Events(_) => Action::own(verb),
             Calls::ProviderAdd(call) => provider(&call.name),
-            Calls::ProviderAddKmip(call) => provider(&call.name),
+            Calls::ProviderAddKmip(call) => Action { server: servers(&call.servers), ..provider(&call.name) },
+            Calls::ProviderMeet(call) => Action { server: servers(&call.servers), ..Action::own(verb) },
             Calls::ProviderCheck(call) => provider(&call.name),
             Calls::ProviderRemove(call) => provider(&call.name),
             Calls::ProviderSetDefault(call) => provider(&call.name),
@@ -169,6 +169,11 @@ impl Daemon {
             problems: self.roles.problem().into_iter().chain(self.recorder.problem()).collect(),
         }
     }
+}
+
+/// The servers that a call names, as events have them.
+fn servers(servers: &[String]) -> Option<String> {
+    Some(servers.join(" ")).filter(|servers| !servers.is_empty())
 }
 
 fn reply<R: Serialize>(result: Result<R, Failure>) -> Result<Value, Failure> {
