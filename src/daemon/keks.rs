@@ -95,6 +95,11 @@ impl Daemon {
         volumes
     }
 
+    /// The KEKs of this provider that wrap the DEK of a known volume.
+    pub(super) fn keks_in_use(&self, provider: &ProviderName) -> Vec<KekId> {
+        self.uses().into_keys().filter(|(other, _)| other == provider).map(|(_, id)| id).collect()
+    }
+
     /// Which KEK each known volume needs: what its header says, or, where that cannot be read, what it said last.
     fn uses(&self) -> Uses {
         let known: Vec<_> =
