@@ -52,7 +52,9 @@ impl Daemon {
     /// The certificates of servers that are not trusted yet.
     pub(super) fn provider_meet(&self, call: &ProviderMeet) -> Result<Met, Failure> {
         let name = call.name.as_ref().map(provider_name).transpose()?;
-        let known = name.and_then(|name| self.kmip_config(&name).ok());
+        let known = name.map(|name| self.kmip_config(&name));
+        // A provider that is still to be added is none yet.
+        let known = if call.servers.is_empty() { known.transpose()? } else { known.and_then(Result::ok) };
         let (known_servers, known_proxy) =
             known.map_or_else(Default::default, |config| (config.servers, config.proxy));
         let servers = if call.servers.is_empty() { known_servers } else { addresses(&call.servers)? };

@@ -98,7 +98,14 @@ fn bad_key_server_settings_are_refused_and_change_nothing() {
     assert_eq!(fs::read(host.path("state/providers.toml")).unwrap(), before);
     let meet = ProviderMeet { name: None, servers: good.servers.clone(), proxy: None };
     host.fails(&meet, FailureKind::Locked, &good.servers[0]);
-    host.fails(&ProviderMeet { servers: vec![], ..meet }, invalid, "no key server is named");
+    let of = |name: Option<&str>| ProviderMeet {
+        name: name.map(|name| name.parse().unwrap()),
+        servers: vec![],
+        proxy: None,
+    };
+    host.fails(&of(None), invalid, "no key server is named");
+    host.fails(&of(Some("office")), invalid, "office is a native one");
+    host.fails(&of(Some("nobody")), FailureKind::NotFound, "nobody");
     host.fails(&set("office"), invalid, "office is a native one");
     host.fails(&set("nobody"), FailureKind::NotFound, "nobody");
     assert_eq!(fs::read(host.path("state/providers.toml")).unwrap(), before);
