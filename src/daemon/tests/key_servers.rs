@@ -98,6 +98,13 @@ fn bad_key_server_settings_are_refused_and_change_nothing() {
     assert_eq!(fs::read(host.path("state/providers.toml")).unwrap(), before);
     let meet = ProviderMeet { name: None, servers: good.servers.clone(), proxy: None };
     host.fails(&meet, FailureKind::Locked, &good.servers[0]);
+    let met = host.call(&Events::default()).unwrap().events.pop().unwrap();
+    assert_eq!(
+        (met.verb.as_str(), met.result.as_str()),
+        ("provider meet", "Locked"),
+        "it is no 'provider add'"
+    );
+    assert_eq!(met.server.as_ref(), Some(&good.servers[0]));
     let of = |name: Option<&str>| ProviderMeet {
         name: name.map(|name| name.parse().unwrap()),
         servers: vec![],
