@@ -56,6 +56,7 @@ impl Events {
 fn line(event: &Event) -> String {
     let who = match (event.uid, event.pid) {
         (Some(uid), Some(pid)) => format!("uid {uid} pid {pid}"),
+        (Some(uid), None) => format!("uid {uid}"),
         _ => "daemon".into(),
     };
     let mut what = vec![event.verb.as_str()];

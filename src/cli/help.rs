@@ -51,6 +51,12 @@ pub const PROVIDER_ADD_KMIP: &str = "
   blkseal provider add kmip lab --server 192.0.2.7 --trust-on-first-use
           --cert /etc/pki/host.pem --key /etc/pki/host.key --max-age 12h";
 
+/// Examples of `provider set`.
+pub const PROVIDER_SET: &str = "
+  blkseal provider set office --server kms3 --server kms2:5697
+  blkseal provider set lab --trust-on-first-use      # its certificate was renewed
+  blkseal provider set office --cert /etc/pki/new.pem --key /etc/pki/new.key --max-age 1h";
+
 /// Examples of `provider check`.
 pub const PROVIDER_CHECK: &str = "
   blkseal provider check office

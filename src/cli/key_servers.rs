@@ -76,7 +76,12 @@ impl Kmip {
     /// Adds the provider.
     pub fn add(mut self, daemon: &mut Daemon) -> Result<control::Provider, Failure> {
         if self.trust_on_first_use {
-            self.pins = Some(self.trusted_pins(daemon)?);
+            let meet = ProviderMeet {
+                name: Some(self.name.clone()),
+                servers: self.servers.clone(),
+                proxy: self.proxy.clone(),
+            };
+            self.pins = Some(trusted_pins(daemon, &meet)?);
         }
         let call = ProviderAddKmip {
             name: self.name,
@@ -94,29 +99,28 @@ impl Kmip {
         };
         daemon.call_slow("asking the key servers", &call, &[])
     }
+}
 
-    /// The fingerprints of the certificates that the servers show, if the user trusts them all.
-    fn trusted_pins(&self, daemon: &mut Daemon) -> Result<Vec<String>, Failure> {
-        let terminal = Terminal::open().map_err(|_| {
-            let message = "there is no terminal to show the servers' certificates on";
-            Failure::new(FailureKind::InvalidArgument, message)
-                .hint("give --ca FILE, or --pin FINGERPRINT for each server")
-        })?;
-        let call = ProviderMeet { servers: self.servers.clone(), proxy: self.proxy.clone() };
-        let Met { certificates } = daemon.call_slow("asking the key servers", &call, &[])?;
-        let shown: String =
-            certificates.iter().map(|met| certificate_text(&met.server, &met.certificate)).collect();
-        let trusted = terminal.confirm(&format!("{shown}Trust them from now on? [yes/no] "));
-        match trusted {
-            Ok(true) => Ok(certificates.into_iter().map(|met| met.certificate.fingerprint).collect()),
-            Ok(false) => {
-                let message = "the servers' certificates are not trusted; nothing was done";
-                Err(Failure::new(FailureKind::NotPermitted, message))
-            }
-            Err(error) => {
-                let message = format!("cannot read from the terminal: {error}");
-                Err(Failure::new(FailureKind::Io, message))
-            }
+/// The fingerprints of the certificates that the servers show, if the user trusts them all.
+pub fn trusted_pins(daemon: &mut Daemon, meet: &ProviderMeet) -> Result<Vec<String>, Failure> {
+    let terminal = Terminal::open().map_err(|_| {
+        let message = "there is no terminal to show the servers' certificates on";
+        Failure::new(FailureKind::InvalidArgument, message)
+            .hint("give --ca FILE, or --pin FINGERPRINT for each server")
+    })?;
+    let Met { certificates } = daemon.call_slow("asking the key servers", meet, &[])?;
+    let shown: String =
+        certificates.iter().map(|met| certificate_text(&met.server, &met.certificate)).collect();
+    let trusted = terminal.confirm(&format!("{shown}Trust them from now on? [yes/no] "));
+    match trusted {
+        Ok(true) => Ok(certificates.into_iter().map(|met| met.certificate.fingerprint).collect()),
+        Ok(false) => {
+            let message = "the servers' certificates are not trusted; nothing was done";
+            Err(Failure::new(FailureKind::NotPermitted, message))
+        }
+        Err(error) => {
+            let message = format!("cannot read from the terminal: {error}");
+            Err(Failure::new(FailureKind::Io, message))
         }
     }
 }

@@ -28,6 +28,7 @@ mod open;
 mod output;
 mod passphrase;
 mod provider;
+mod provider_set;
 mod recovery;
 mod rekey;
 mod release;

@@ -7,6 +7,7 @@ use clap::{Args, Subcommand};
 use super::key_servers::{self, Check, Kmip};
 use super::output::{BAD, Cell, GOOD, WAITING, table};
 use super::passphrase::{Ask, SecretSource};
+use super::provider_set::Set;
 use super::session::{Daemon, Session};
 use super::{help, values};
 use crate::control::{self, Availability, Failure, FailureKind, Name, ProviderKind, Providers, SecretFd};
@@ -17,6 +18,7 @@ use crate::control::{self, Availability, Failure, FailureKind, Name, ProviderKin
 pub enum Provider {
     #[command(subcommand)]
     Add(Add),
+    Set(Box<Set>),
     List(List),
     Remove(Remove),
     Default(Default),
@@ -97,6 +99,7 @@ impl Provider {
         match self {
             Self::Add(Add::Native(native)) => output.answer(&native.add(&mut daemon)?, added),
             Self::Add(Add::Kmip(kmip)) => output.answer(&kmip.add(&mut daemon)?, added),
+            Self::Set(set) => output.answer(&set.set(&mut daemon)?, changed),
             Self::Check(check) => {
                 let checked = check.check(&mut daemon)?;
                 output.answer(&checked, key_servers::text)?;
@@ -151,6 +154,10 @@ impl Unlock {
 fn added(provider: &control::Provider) -> String {
     let default = if provider.is_default { "; it is the default" } else { "" };
     format!("key provider {} is {}{default}\n", provider.name, word(provider.availability))
+}
+
+fn changed(provider: &control::Provider) -> String {
+    format!("key provider {} has its new settings and is {}\n", provider.name, word(provider.availability))
 }
 
 fn sentence(provider: &control::Provider) -> String {

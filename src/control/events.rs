@@ -35,7 +35,7 @@ pub struct Event {
     pub time: String,
     /// The user who asked; none where the daemon acted by itself.
     pub uid: Option<u32>,
-    /// That user's process.
+    /// That user's process; none where it is about several.
     pub pid: Option<i32>,
     /// What was done, as the command line calls it where it has a word for it.
     pub verb: String,
@@ -47,7 +47,7 @@ pub struct Event {
     pub provider: Option<String>,
     /// The KEK.
     pub kek_id: Option<String>,
-    /// The key server, `HOST:PORT`.
+    /// The key server, `HOST:PORT`; several with a blank between them where the call named several.
     pub server: Option<String>,
     /// `ok`, or the name of the error that the caller got.
     pub result: String,

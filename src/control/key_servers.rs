@@ -42,10 +42,42 @@ pub struct ProviderAddKmip {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ProviderMeet {
+    /// The provider that they are or are to be of. Where there is one of that name, its servers and its proxy count where none
+    /// are given here.
+    pub name: Option<Name>,
     /// The servers, `HOST` or `HOST:PORT`.
     pub servers: Vec<String>,
-    /// The HTTP proxy on the way, `HOST:PORT`.
+    /// The HTTP proxy on the way, `HOST:PORT`; an empty text is none.
     pub proxy: Option<String>,
+}
+
+/// Gives a KMIP provider other settings, after at least one server has answered as it should and has a KEK that known
+/// volumes need. What is not given stays. KEKs in memory are wiped.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProviderSet {
+    /// Which provider.
+    pub name: Name,
+    /// All its servers, `HOST` or `HOST:PORT`, the preferred one first.
+    pub servers: Option<Vec<String>>,
+    /// The file with this host's certificate, PEM.
+    pub certificate: Option<PathBuf>,
+    /// The file with its private key, PEM.
+    pub key: Option<PathBuf>,
+    /// The file with the authorities that sign the servers' certificates, PEM; in place of `pins`.
+    pub ca: Option<PathBuf>,
+    /// The SHA-256 fingerprints of the servers' certificates, of all of them; in place of `ca`.
+    pub pins: Option<Vec<String>>,
+    /// The HTTP proxy on the way, `HOST:PORT`; an empty text is none.
+    pub proxy: Option<String>,
+    /// A user's name; an empty text is none, and no password file.
+    pub user: Option<String>,
+    /// The file with that user's password.
+    pub password_file: Option<PathBuf>,
+    /// The object group of this host's KEKs.
+    pub group: Option<String>,
+    /// Seconds for which a KEK may stay in memory; 0 is until it is locked.
+    pub max_age: Option<u64>,
 }
 
 /// The certificates that servers show, in the order in which they were asked for.

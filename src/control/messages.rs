@@ -14,7 +14,7 @@ use super::interface::{Nothing, interface};
 use super::keks::{
     Kek, KekActivate, KekCreate, KekDestroy, KekList, KekRevoke, KekShow, Keks, Rekey, Rekeyed,
 };
-use super::key_servers::{Checked, Met, ProviderAddKmip, ProviderCheck, ProviderMeet};
+use super::key_servers::{Checked, Met, ProviderAddKmip, ProviderCheck, ProviderMeet, ProviderSet};
 
 /// The place of a descriptor of secret memory among those that travel with a call, counted from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +29,7 @@ interface! {
         ProviderAdd -> Provider,
         ProviderAddKmip -> Provider,
         ProviderMeet -> Met,
+        ProviderSet -> Provider,
         ProviderCheck -> Checked,
         ProviderList -> Providers,
         ProviderRemove -> Nothing,

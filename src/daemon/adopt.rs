@@ -26,9 +26,9 @@ impl Daemon {
         let _turn = self.turns.take(&call.name);
         let place = place(&call.backing, call.header.as_deref())?;
         self.check_name_is_free(&call.name, &place)?;
+        let _wrapping = self.start_wrapping();
         let provider = self.provider_or_default(call.provider.as_ref())?;
         let wanted = call.kek_id.as_deref().map(kek_id).transpose()?;
-        let _wrapping = self.start_wrapping();
         let mut header = volume::adopt(&place, passphrase, &*provider, wanted)?;
         tell(action, &call.name, &header);
         self.volumes().insert(call.name.clone(), Known::of(&header))?;

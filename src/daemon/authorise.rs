@@ -11,7 +11,7 @@ use super::roles::Roles;
 use crate::control::{
     Adopt, Close, Create, Events, Failure, FailureKind, GetVersion, KekActivate, KekCreate, KekDestroy,
     KekList, KekRevoke, KekShow, List, Method, Open, OpenTarget, Peer, Ping, ProviderAdd, ProviderAddKmip,
-    ProviderCheck, ProviderList, ProviderLock, ProviderMeet, ProviderRemove, ProviderSetDefault,
+    ProviderCheck, ProviderList, ProviderLock, ProviderMeet, ProviderRemove, ProviderSet, ProviderSetDefault,
     ProviderUnlock, RecoveryAdd, RecoveryRemove, Rekey, Release, Status,
 };
 
@@ -37,7 +37,7 @@ pub(super) enum Privilege {
     Recrypt,
     /// To make and end KEKs; to lock and unlock providers.
     ManageKeys,
-    /// To add and remove providers.
+    /// To add, change and remove providers.
     ManageKeyServers,
 }
 
@@ -89,12 +89,13 @@ pub(super) struct Rule {
 ///
 /// To open a volume that this host does not know takes [`Privilege::Register`] besides; to remove the passphrases of one that
 /// is adopted, [`Privilege::Decrypt`].
-const RULES: [Rule; 29] = [
+const RULES: [Rule; 30] = [
     rule::<Ping>("ping", Privilege::Look),
     rule::<GetVersion>("status", Privilege::Look),
     rule::<ProviderAdd>("provider add", Privilege::ManageKeyServers),
     rule::<ProviderAddKmip>("provider add", Privilege::ManageKeyServers),
-    rule::<ProviderMeet>("provider add", Privilege::ManageKeyServers),
+    rule::<ProviderMeet>("provider meet", Privilege::ManageKeyServers),
+    rule::<ProviderSet>("provider set", Privilege::ManageKeyServers),
     rule::<ProviderCheck>("provider check", Privilege::Look),
     rule::<ProviderList>("provider list", Privilege::Look),
     rule::<ProviderRemove>("provider remove", Privilege::ManageKeyServers),

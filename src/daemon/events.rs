@@ -14,7 +14,8 @@ use crate::control::{Event, Failure, FailureKind, Peer};
 
 /// Bytes of the longest text of an event that others may have chosen.
 const LONGEST_TEXT: usize = 1024;
-/// Failures of one user, root but for, that are recorded in [`PERIOD`]: nobody is to drown what others did.
+/// Failures of one user, root but for, that are recorded one by one in [`PERIOD`]: nobody is to drown what others did. Of the
+/// others their number is recorded.
 const MOST_FAILURES: u32 = 60;
 const PERIOD: Duration = Duration::from_secs(60);
 
@@ -33,7 +34,7 @@ pub(super) struct Action {
     pub provider: Option<String>,
     /// With which KEK.
     pub kek_id: Option<String>,
-    /// With which key server.
+    /// With which key server, or servers.
     pub server: Option<String>,
     /// What else is to be said, where it ends well.
     pub note: Option<String>,
@@ -65,7 +66,7 @@ impl Action {
             uuid: self.uuid,
             provider: self.provider.clone(),
             kek_id: self.kek_id.clone(),
-            server: self.server.clone(),
+            server: self.server.as_ref().map(short),
             result,
             message: message.as_ref().map(short),
         }
@@ -102,9 +103,14 @@ impl Recorder {
     /// Records that `action` ended with `result`. An event that cannot be written to the disk is in the daemon's log
     /// all the same, changes nothing for its cause, and is told of by [`Recorder::problem`] and a later event.
     pub fn record<T>(&self, action: &Action, result: &Result<T, Failure>) {
+        self.record_at(Instant::now(), action, result);
+    }
+
+    fn record_at<T>(&self, now: Instant, action: &Action, result: &Result<T, Failure>) {
         let mut state = self.state();
+        state.tell_left_out(now);
         let failures = match (action.actor, result) {
-            (Some((uid, _)), Err(_)) if uid != 0 => state.failures.count(uid, Instant::now()),
+            (Some((uid, _)), Err(_)) if uid != 0 => state.failures.count(uid, now),
             _ => 0,
         };
         if failures > MOST_FAILURES {
@@ -114,10 +120,15 @@ impl Recorder {
         if failures == MOST_FAILURES {
             let message = event.message.unwrap_or_default();
             event.message =
-                Some(format!("{message}; further failures of this user are not recorded for a while"));
+                Some(format!("{message}; further failures of this user are only counted for a while"));
         }
         state.write(&event);
         self.grown.notify_all();
+    }
+
+    /// Records how many failures were left out, as before the end of the daemon, which is the last to know.
+    pub fn finish(&self) {
+        self.state().tell_left_out(Instant::now() + PERIOD);
     }
 
     /// What keeps events from the disk, where something does.
@@ -128,6 +139,7 @@ impl Recorder {
 
     /// What reads the log as it is now, or as it is once it reaches beyond `after`, for which it waits `limit`.
     pub fn reader(&self, after: u64, limit: Duration) -> Reader {
+        self.state().tell_left_out(Instant::now());
         let state = self.grown.wait_timeout_while(self.state(), limit, |state| state.log.end() <= after);
         state.unwrap_or_else(PoisonError::into_inner).0.log.reader()
     }
@@ -139,6 +151,16 @@ impl Recorder {
 }
 
 impl State {
+    /// Records how many failures each user had in the periods that are over by `now` and were not recorded one by one.
+    fn tell_left_out(&mut self, now: Instant) {
+        for (uid, count) in self.failures.ended(now) {
+            let message = format!("{count} failures of this user in a minute are not recorded one by one");
+            let action = Action::own("failures left out");
+            let event = action.ended::<()>(&Err(Failure::new(FailureKind::NotPermitted, message)));
+            self.write(&Event { uid: Some(uid), ..event });
+        }
+    }
+
     fn write(&mut self, event: &Event) {
         let level = if event.result == "ok" { log::Level::Info } else { log::Level::Warn };
         log::log!(target: "event", level, "{}", fields(event));
@@ -172,6 +194,7 @@ impl State {
 fn fields(event: &Event) -> String {
     let actor = match (event.uid, event.pid) {
         (Some(uid), Some(pid)) => format!("uid:{uid}/pid:{pid}"),
+        (Some(uid), None) => format!("uid:{uid}"),
         _ => "daemon".into(),
     };
     let mut line = format!("verb={:?} actor={actor} result={}", event.verb, event.result);
@@ -190,14 +213,22 @@ fn fields(event: &Event) -> String {
     line
 }
 
-/// How many failures each user had of late.
+/// How many failures each user had, since the first of a period.
 #[derive(Default)]
 struct FailureCounts(HashMap<u32, (Instant, u32)>);
 
 impl FailureCounts {
+    /// Forgets the periods that are over by `now`. Returns the users of those that had too many failures, and how many
+    /// were too many.
+    fn ended(&mut self, now: Instant) -> Vec<(u32, u32)> {
+        let over = self.0.extract_if(|_, (since, _)| now.duration_since(*since) >= PERIOD);
+        over.filter_map(|(uid, (_, count))| Some((uid, count.checked_sub(MOST_FAILURES)?)))
+            .filter(|(_, left_out)| *left_out > 0)
+            .collect()
+    }
+
     /// Counts a failure of `uid`, and returns which one of its period it is.
     fn count(&mut self, uid: u32, now: Instant) -> u32 {
-        self.0.retain(|_, (since, _)| now.duration_since(*since) < PERIOD);
         let (_, count) = self.0.entry(uid).or_insert((now, 0));
         *count = count.saturating_add(1);
         *count
@@ -222,7 +253,9 @@ mod tests {
     fn failures_are_counted_by_user_and_period() {
         let (mut counts, start) = (FailureCounts::default(), Instant::now());
         assert_eq!([1, 2, 1, 1].map(|uid| counts.count(uid, start)), [1, 1, 2, 3]);
-        assert_eq!(counts.count(1, start + PERIOD - Duration::from_nanos(1)), 4);
+        (0..MOST_FAILURES).for_each(|_| _ = counts.count(1, start));
+        assert_eq!(counts.ended(start + PERIOD - Duration::from_nanos(1)), []);
+        assert_eq!(counts.ended(start + PERIOD), [(1, 3)]);
         assert_eq!(counts.count(1, start + PERIOD), 1);
         assert_eq!(counts.0.len(), 1, "what is over is forgotten");
     }
@@ -259,12 +292,13 @@ mod tests {
     fn nobody_can_drown_what_others_do() {
         let directory = tempfile::tempdir().unwrap();
         let recorder = Recorder::open(directory.path().join("events"), Bounds::default()).unwrap();
+        let start = Instant::now();
         for _ in 0..3 * MOST_FAILURES {
-            recorder.record(&by(4001), &refused());
-            recorder.record(&by(0), &refused());
-            recorder.record(&by(4001), &Ok(()));
+            recorder.record_at(start, &by(4001), &refused());
+            recorder.record_at(start, &by(0), &refused());
+            recorder.record_at(start, &by(4001), &Ok(()));
         }
-        recorder.record(&by(4002), &refused());
+        recorder.record_at(start, &by(4002), &refused());
         let events = read(&recorder);
         let count = |uid, result: &str| {
             events.iter().filter(|event| event.uid == Some(uid) && event.result == result).count() as u32
@@ -273,7 +307,76 @@ mod tests {
         assert_eq!((count(4001, "ok"), count(0, "NotPermitted")), (3 * MOST_FAILURES, 3 * MOST_FAILURES));
         assert_eq!(count(4002, "NotPermitted"), 1);
         let last = events.iter().rfind(|event| event.uid == Some(4001) && event.result != "ok").unwrap();
-        assert!(last.message.as_ref().unwrap().contains("further failures of this user are not recorded"));
+        assert!(last.message.as_ref().unwrap().contains("further failures of this user are only counted"));
+
+        // With the next event once the minute is over, those that were left out are told of; the next minute is another.
+        recorder.record_at(start + PERIOD, &by(0), &Ok(()));
+        recorder.record_at(start + PERIOD, &by(4001), &refused());
+        recorder.finish();
+        let events = read(&recorder);
+        let [.., left_out, _, again] = &events[..] else { panic!("{events:?}") };
+        let told: Vec<_> = events.iter().filter(|event| event.verb == "failures left out").collect();
+        assert_eq!(told, [left_out]);
+        assert_eq!(
+            (left_out.uid, left_out.pid, left_out.result.as_str()),
+            (Some(4001), None, "NotPermitted")
+        );
+        assert_eq!(
+            left_out.message.as_deref(),
+            Some("120 failures of this user in a minute are not recorded one by one")
+        );
+        assert!(fields(left_out).contains(" actor=uid:4001 "), "{}", fields(left_out));
+        assert_eq!((again.uid, again.verb.as_str()), (Some(4001), "open"));
+    }
+
+    #[test]
+    fn failures_that_were_left_out_are_told_to_who_reads_and_before_the_daemon_ends() {
+        let directory = tempfile::tempdir().unwrap();
+        let recorder = Recorder::open(directory.path().join("events"), Bounds::default()).unwrap();
+        let told = || read(&recorder).iter().filter(|event| event.verb == "failures left out").count();
+        let flood = |begin| {
+            (0..=MOST_FAILURES).for_each(|_| recorder.record_at(begin, &by(4001), &refused()));
+        };
+        flood(Instant::now());
+        assert_eq!(told(), 0, "its minute is not over");
+        recorder.finish();
+        assert_eq!(told(), 1);
+        flood(Instant::now().checked_sub(PERIOD).expect("a machine that runs for a minute"));
+        assert_eq!(told(), 2);
+    }
+
+    /// A record as it is in the event log and in the daemon's log, with everything that it can have.
+    #[test]
+    fn a_full_record_has_every_field_in_both_logs() {
+        let directory = tempfile::tempdir().unwrap();
+        let recorder = Recorder::open(directory.path().join("events"), Bounds::default()).unwrap();
+        let uuid = "6b5e4c0e-a1d5-4f6a-8c1b-7e119961dd3c";
+        let action = Action {
+            actor: Some((4001, 77)),
+            volume: Some("vm1".into()),
+            uuid: Some(uuid.parse().unwrap()),
+            provider: Some("vault".into()),
+            kek_id: Some("12".into()),
+            server: Some("kms1:5696".into()),
+            note: Some("as asked".into()),
+            ..Action::own("rekey")
+        };
+        recorder.record(&action, &Ok(()));
+        let file = std::fs::read_dir(directory.path().join("events")).unwrap().next().unwrap().unwrap();
+        let line = std::fs::read_to_string(file.path()).unwrap();
+        let record: serde_json::Value = serde_json::from_str(&line).unwrap();
+        let time = record["time"].as_str().unwrap();
+        assert!(time.parse::<Timestamp>().is_ok() && time.len() == 27, "{time}");
+        let expected = serde_json::json!({
+            "time": time, "uid": 4001, "pid": 77, "verb": "rekey", "volume": "vm1", "uuid": uuid,
+            "provider": "vault", "kek_id": "12", "server": "kms1:5696", "result": "ok", "message": "as asked",
+        });
+        assert_eq!(record, expected);
+        let (first, second) = (
+            format!(r#"verb="rekey" actor=uid:4001/pid:77 result=ok volume="vm1" uuid="{uuid}""#),
+            r#"provider="vault" kek="12" server="kms1:5696" message="as asked""#,
+        );
+        assert_eq!(fields(&serde_json::from_value(record).unwrap()), format!("{first} {second}"));
     }
 
     /// Runs `work` on an empty file system of `kib` KiB, which this thread alone sees.

@@ -86,6 +86,20 @@ impl Daemon {
         self.uses().remove(&(provider, id.clone())).unwrap_or_default()
     }
 
+    /// The known volumes whose DEK is wrapped by any KEK of this provider.
+    pub(super) fn volumes_of(&self, provider: &ProviderName) -> Vec<Name> {
+        let uses = self.uses();
+        let of_provider = uses.iter().filter(|((other, _), _)| other == provider);
+        let mut volumes: Vec<Name> = of_provider.flat_map(|(_, volumes)| volumes.clone()).collect();
+        volumes.sort();
+        volumes
+    }
+
+    /// The KEKs of this provider that wrap the DEK of a known volume.
+    pub(super) fn keks_in_use(&self, provider: &ProviderName) -> Vec<KekId> {
+        self.uses().into_keys().filter(|(other, _)| other == provider).map(|(_, id)| id).collect()
+    }
+
     /// Which KEK each known volume needs: what its header says, or, where that cannot be read, what it said last.
     fn uses(&self) -> Uses {
         let known: Vec<_> =

@@ -1,10 +1,12 @@
 //! What the daemon does with KMIP providers beyond what it does with every provider.
 
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::Daemon;
+use super::ages::Ages;
 use super::events::{Action, Recorder};
+use super::provider_set::proxy;
 use super::providers::provider_name;
 use crate::control::{
     Certificate, Checked, Failure, FailureKind, KeyServer, KeyServerStatus, Met, MetCertificate, Provider,
@@ -15,11 +17,8 @@ use crate::provider::kmip::{
     self, CertificateInfo, KmipConfig, KmipEvent, KmipProvider, Limits, Observer, ServerAddress,
     ServerReport, ServerStatus, Trust,
 };
-use crate::provider::{ProviderConfig, ProviderError, ProviderName};
+use crate::provider::{ProviderError, ProviderName};
 use crate::volume;
-
-/// How often KEKs are looked at that may be too old to be kept.
-const AGE_INTERVAL: Duration = Duration::from_secs(5);
 
 impl Daemon {
     /// Adds a KMIP provider that has shown that it gives this host a KEK. Where it fails, nothing has changed here.
@@ -31,7 +30,7 @@ impl Daemon {
         let reports =
             kmip::check(&config).map_err(|source| ProviderError::Kmip { provider: name.clone(), source })?;
         one_serves(&name, reports)?;
-        let provider = KmipProvider::new(name.clone(), config, observer(&self.recorder));
+        let provider = KmipProvider::new(name.clone(), config, Arc::clone(&self.observer));
         volume::wrapping_kek(&provider, None)?;
         let mut providers = self.providers();
         providers.add_kmip(provider)?;
@@ -44,41 +43,44 @@ impl Daemon {
 
     pub(super) fn provider_check(&self, name: &Name) -> Result<Checked, Failure> {
         let name = provider_name(name)?;
-        let summary = self.providers().list().into_iter().find(|summary| summary.name == name);
-        match summary.ok_or_else(|| ProviderError::UnknownProvider(name.clone()))?.config {
-            ProviderConfig::Kmip(config) => {
-                let reports = kmip::check(&config)
-                    .map_err(|source| ProviderError::Kmip { provider: name.clone(), source })?;
-                Ok(Checked { servers: reports.into_iter().map(key_server).collect() })
-            }
-            ProviderConfig::Native { .. } => {
-                let message = format!("key provider {name} has no servers to check");
-                Err(Failure::new(FailureKind::InvalidArgument, message))
-            }
-        }
+        let config = self.kmip_config(&name)?;
+        let reports =
+            kmip::check(&config).map_err(|source| ProviderError::Kmip { provider: name.clone(), source })?;
+        Ok(Checked { servers: reports.into_iter().map(key_server).collect() })
     }
 
-    /// Wipes KEKs as they get too old, from now on.
-    pub(super) fn watch_age_of_keks(self: &Arc<Self>) {
-        let daemon = Arc::clone(self);
-        std::thread::spawn(move || {
-            loop {
-                std::thread::sleep(AGE_INTERVAL);
-                let providers = daemon.providers();
-                providers
-                    .list()
-                    .iter()
-                    .filter_map(|summary| providers.get(&summary.name).ok())
-                    .for_each(|provider| provider.drop_old_keks());
-            }
+    /// The certificates of servers that are not trusted yet.
+    pub(super) fn provider_meet(&self, call: &ProviderMeet) -> Result<Met, Failure> {
+        let name = call.name.as_ref().map(provider_name).transpose()?;
+        let known = name.map(|name| self.kmip_config(&name));
+        // A provider that is still to be added is none yet.
+        let known = if call.servers.is_empty() { known.transpose()? } else { known.and_then(Result::ok) };
+        let (known_servers, known_proxy) =
+            known.map_or_else(Default::default, |config| (config.servers, config.proxy));
+        let servers = if call.servers.is_empty() { known_servers } else { addresses(&call.servers)? };
+        if servers.is_empty() {
+            let message = "no key server is named whose certificate is to be shown";
+            return Err(Failure::new(FailureKind::InvalidArgument, message));
+        }
+        let proxy = proxy(call.proxy.as_deref(), known_proxy)?;
+        let met = servers.iter().map(|server| {
+            let info = kmip::meet(server, proxy.as_ref(), &Limits::default()).map_err(|error| {
+                let failure = Failure::from_error(FailureKind::Locked, &error);
+                Failure { hint: error.fault.hint().map(str::to_owned), ..failure }
+            })?;
+            Ok(MetCertificate { server: server.to_string(), certificate: certificate(&info) })
         });
+        Ok(Met { certificates: met.collect::<Result<_, Failure>>()? })
     }
 }
 
-/// Records what happens with the servers and keys of every KMIP provider.
-pub(super) fn observer(recorder: &Arc<Recorder>) -> Observer {
-    let recorder = Arc::clone(recorder);
+/// Records what happens with the servers and keys of every KMIP provider, and has KEKs watched that come into memory.
+pub(super) fn observer(recorder: &Arc<Recorder>, ages: &Arc<Ages>) -> Observer {
+    let (recorder, ages) = (Arc::clone(recorder), Arc::clone(ages));
     Arc::new(move |provider, event| {
+        if matches!(event, KmipEvent::KeyFetched { .. }) {
+            ages.fetched(provider);
+        }
         let (action, result) = described(event);
         recorder.record(&Action { provider: Some(provider.to_string()), ..action }, &result);
     })
@@ -105,34 +107,10 @@ fn described(event: &KmipEvent) -> (Action, Result<(), Failure>) {
     (action, result)
 }
 
-/// The certificates of servers that are not trusted yet.
-pub(super) fn meet(call: &ProviderMeet) -> Result<Met, Failure> {
-    let servers = addresses(&call.servers)?;
-    let proxy = call.proxy.as_deref().map(str::parse).transpose().map_err(invalid)?;
-    let met = servers.iter().map(|server| {
-        let info = kmip::meet(server, proxy.as_ref(), &Limits::default()).map_err(|error| {
-            let failure = Failure::from_error(FailureKind::Locked, &error);
-            Failure { hint: error.fault.hint().map(str::to_owned), ..failure }
-        })?;
-        Ok(MetCertificate { server: server.to_string(), certificate: certificate(&info) })
-    });
-    Ok(Met { certificates: met.collect::<Result<_, Failure>>()? })
-}
-
 fn config(call: ProviderAddKmip) -> Result<KmipConfig, Failure> {
-    let trust = match (call.ca, call.pins) {
-        (Some(ca), None) => Trust::Ca(ca),
-        (None, Some(pins)) => {
-            Trust::Pins(pins.iter().map(|pin| pin.parse()).collect::<Result<_, _>>().map_err(invalid)?)
-        }
-        _ => {
-            let message =
-                "key servers are known by an authority or by pinned certificates: give one of the two";
-            return Err(Failure::new(FailureKind::InvalidArgument, message));
-        }
-    };
+    let trust = trust(call.ca, call.pins)?.ok_or_else(one_of_the_two)?;
     let mut config = KmipConfig::new(addresses(&call.servers)?, trust, call.certificate, call.key);
-    config.proxy = call.proxy.as_deref().map(str::parse).transpose().map_err(invalid)?;
+    config.proxy = proxy(call.proxy.as_deref(), None)?;
     (config.user, config.password_file) = (call.user, call.password_file);
     config.max_age = call.max_age;
     if let Some(group) = call.group {
@@ -141,16 +119,40 @@ fn config(call: ProviderAddKmip) -> Result<KmipConfig, Failure> {
     Ok(config)
 }
 
-fn addresses(texts: &[String]) -> Result<Vec<ServerAddress>, Failure> {
+/// What a call says of how servers are known, where it says something.
+pub(super) fn trust(ca: Option<PathBuf>, pins: Option<Vec<String>>) -> Result<Option<Trust>, Failure> {
+    match (ca, pins) {
+        (Some(ca), None) => Ok(Some(Trust::Ca(ca))),
+        (None, Some(pins)) => {
+            let pins = pins.iter().map(|pin| pin.parse()).collect::<Result<_, _>>().map_err(invalid)?;
+            Ok(Some(Trust::Pins(pins)))
+        }
+        (None, None) => Ok(None),
+        (Some(_), Some(_)) => Err(one_of_the_two()),
+    }
+}
+
+fn one_of_the_two() -> Failure {
+    let message = "key servers are known by an authority or by pinned certificates: give one of the two";
+    Failure::new(FailureKind::InvalidArgument, message)
+}
+
+/// Servers as events have them.
+pub(super) fn named<T: ToString>(servers: &[T]) -> Option<String> {
+    let names: Vec<String> = servers.iter().map(ToString::to_string).collect();
+    Some(names.join(" ")).filter(|names| !names.is_empty())
+}
+
+pub(super) fn addresses(texts: &[String]) -> Result<Vec<ServerAddress>, Failure> {
     texts.iter().map(|text| text.parse().map_err(invalid)).collect()
 }
 
-fn invalid(error: impl std::error::Error) -> Failure {
+pub(super) fn invalid(error: impl std::error::Error) -> Failure {
     Failure::from_error(FailureKind::InvalidArgument, &error)
 }
 
 /// Fails with what is wrong with the first server, unless one serves. The others may come back.
-fn one_serves(name: &ProviderName, reports: Vec<ServerReport>) -> Result<(), Failure> {
+pub(super) fn one_serves(name: &ProviderName, reports: Vec<ServerReport>) -> Result<(), Failure> {
     let mut first = None;
     for report in reports {
         match report.outcome {

@@ -6,7 +6,8 @@
 //! | `service` | the calls that it answers |
 //! | `authorise`, `roles` | who may call what: the rules, and `roles.toml` |
 //! | `providers`, `volumes`, `devices`, `rekey`, `adopt` | what the calls do |
-//! | `key_servers`, `keks` | the same for KMIP providers, and for KEKs |
+//! | `key_servers`, `provider_set`, `keks` | the same for KMIP providers, and for KEKs |
+//! | `ages` | KEKs that get too old to be kept |
 //! | `supervise` | workers that died are replaced, workers that an earlier daemon started are adopted |
 //! | `worker`, `process` | a worker as seen from here |
 //! | `waiting` | volumes that wait for their KEK |
@@ -18,6 +19,7 @@
 //! | `failure` | what errors are to a user |
 
 mod adopt;
+mod ages;
 mod authorise;
 mod devices;
 mod event_log;
@@ -29,6 +31,7 @@ mod key_servers;
 mod links;
 mod options;
 mod process;
+mod provider_set;
 mod providers;
 mod rekey;
 mod roles;
@@ -63,8 +66,10 @@ use crate::control::worker::{Job, Report};
 use crate::control::{self, Failure, FailureKind};
 use crate::logging;
 use crate::name::Name;
+use crate::provider::kmip::Observer;
 use crate::provider::native::KdfCost;
 use crate::{capabilities, provider, seccomp, volume};
+use ages::Ages;
 use devices::Device;
 use event_log::Bounds;
 use events::{Action, Recorder};
@@ -102,6 +107,9 @@ struct Daemon {
     kdf_cost: KdfCost,
     roles: Roles,
     recorder: Arc<Recorder>,
+    ages: Arc<Ages>,
+    /// Is told what happens with key servers.
+    observer: Observer,
     providers: Mutex<provider::Registry>,
     volumes: Mutex<volume::Registry>,
     devices: Mutex<BTreeMap<Name, Device>>,
@@ -116,11 +124,14 @@ struct Daemon {
 impl Daemon {
     fn new(options: Options, kdf_cost: KdfCost) -> Result<Self, Failure> {
         let recorder = Arc::new(Recorder::open(options.events_dir(), Bounds::default())?);
-        let observer = key_servers::observer(&recorder);
+        let ages = Arc::default();
+        let observer = key_servers::observer(&recorder, &ages);
         Ok(Self {
             roles: Roles::load(options.roles_file())?,
             providers: Mutex::new(provider::Registry::load(&options.state_dir, &observer)?),
             recorder,
+            ages,
+            observer,
             volumes: Mutex::new(volume::Registry::load(&options.state_dir)?),
             devices: Mutex::default(),
             wishes: Mutex::default(),
@@ -151,8 +162,8 @@ impl Daemon {
         self.wishes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// While this is held no KEK is destroyed. It is taken before a KEK is chosen to wrap a DEK, and held until its
-    /// volume is known.
+    /// While this is held no KEK is destroyed and no provider removed. It is taken before a provider and its KEK are chosen to
+    /// wrap a DEK, and held until the volume is known.
     fn start_wrapping(&self) -> RwLockReadGuard<'_, ()> {
         self.wrapping.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -179,7 +190,6 @@ pub fn run(options: &Options) -> Result<(), Failure> {
         Failure::new(FailureKind::System, format!("cannot listen at {}: {error}", socket.display()))
     })?;
     daemon.take_over();
-    daemon.watch_age_of_keks();
     let service = Arc::clone(&daemon);
     std::thread::spawn(move || control::serve(&service, &listener));
     log::info!("blkseal {} listens at {}", env!("CARGO_PKG_VERSION"), socket.display());
@@ -193,6 +203,7 @@ pub fn run(options: &Options) -> Result<(), Failure> {
         log::warn!("stopping although a command is still under way");
     }
     daemon.lock_providers();
+    daemon.recorder.finish();
     daemon.recorder.record(&Action::own("daemon stop"), &Ok(()));
     if let Err(error) = std::fs::remove_file(&socket) {
         log::warn!("cannot remove {}: {error}", socket.display());

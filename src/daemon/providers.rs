@@ -46,7 +46,9 @@ impl Daemon {
 
     pub(super) fn provider_remove(&self, name: &Name) -> Result<Nothing, Failure> {
         let name = provider_name(name)?;
-        let volumes: Vec<_> = self.volumes().of_provider(&name).cloned().collect();
+        // Whoever chose it to wrap a DEK has made the volume known by the time that this is held.
+        let _nobody_wraps = self.forbid_wrapping();
+        let volumes = self.volumes_of(&name);
         if !volumes.is_empty() {
             let message = format!("key provider {name} is needed by {}", some_of(&volumes));
             return Err(

@@ -26,9 +26,9 @@ impl Daemon {
             Some(provider) => provider_name(provider)?,
             None => old.provider.clone(),
         };
+        let _wrapping = self.start_wrapping();
         let to = self.providers().get(&to)?;
         let wanted = call.kek_id.as_deref().map(kek_id).transpose()?;
-        let _wrapping = self.start_wrapping();
         let new = volume::wrapping_kek(&*to, wanted)?;
         let rewrapped = (&old.provider, &old.kek_id) != (to.name(), &new);
         if rewrapped {

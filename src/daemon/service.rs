@@ -9,7 +9,7 @@ use ublk_targets::device;
 use super::Daemon;
 use super::authorise::{Caller, Privilege, Rule};
 use super::events::Action;
-use super::key_servers;
+use super::key_servers::named;
 use crate::control::{
     DaemonCalls, Failure, FailureKind, Interface, Nothing, Peer, Secrets, Service, Version,
 };
@@ -60,7 +60,8 @@ impl Daemon {
                 reply(self.provider_add(call, &secret))
             }
             Calls::ProviderAddKmip(call) => reply(self.provider_add_kmip(call)),
-            Calls::ProviderMeet(call) => reply(key_servers::meet(&call)),
+            Calls::ProviderMeet(call) => reply(self.provider_meet(&call)),
+            Calls::ProviderSet(call) => reply(self.provider_set(call, action)),
             Calls::ProviderCheck(call) => reply(self.provider_check(&call.name)),
             Calls::ProviderList(_) => reply(self.provider_list()),
             Calls::ProviderRemove(call) => reply(self.provider_remove(&call.name)),
@@ -114,14 +115,21 @@ impl Daemon {
         match call {
             Calls::Ping(_)
             | Calls::GetVersion(_)
-            | Calls::ProviderMeet(_)
             | Calls::ProviderList(_)
             | Calls::KekList(_)
             | Calls::KekCreate(_)
             | Calls::List(_)
             | Calls::Events(_) => Action::own(verb),
             Calls::ProviderAdd(call) => provider(&call.name),
-            Calls::ProviderAddKmip(call) => provider(&call.name),
+            Calls::ProviderAddKmip(call) => Action { server: named(&call.servers), ..provider(&call.name) },
+            Calls::ProviderMeet(call) => Action {
+                server: named(&call.servers),
+                provider: call.name.as_ref().map(Name::to_string),
+                ..Action::own(verb)
+            },
+            Calls::ProviderSet(call) => {
+                Action { server: call.servers.as_deref().and_then(named), ..provider(&call.name) }
+            }
             Calls::ProviderCheck(call) => provider(&call.name),
             Calls::ProviderRemove(call) => provider(&call.name),
             Calls::ProviderSetDefault(call) => provider(&call.name),

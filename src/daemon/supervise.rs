@@ -150,6 +150,7 @@ impl Daemon {
                 log::warn!("{}", Failure::from(error));
             }
         }
+        self.watch_age_of_keks();
         self.take_over_wishes();
         let devices = self.devices();
         links::clean(&self.options.dev_dir, |name| {

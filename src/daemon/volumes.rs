@@ -24,6 +24,7 @@ impl Daemon {
         let _turn = self.turns.take(&call.name);
         let place = place(&call.backing, call.header.as_deref())?;
         self.check_name_is_free(&call.name, &place)?;
+        let _wrapping = self.start_wrapping();
         let provider = self.provider_or_default(call.provider.as_ref())?;
         let wanted = call.kek_id.as_deref().map(kek_id).transpose()?;
         let options = FormatOptions {
@@ -32,7 +33,6 @@ impl Daemon {
             force: call.force,
             ..FormatOptions::default()
         };
-        let _wrapping = self.start_wrapping();
         let header = volume::create(&place, &options, &*provider, wanted)?;
         tell(action, &call.name, &header);
         self.volumes().insert(call.name.clone(), Known::of(&header))?;

@@ -170,7 +170,7 @@ impl ProviderError {
         Some(match self {
             Self::UnknownProvider(_) => "`blkseal provider list` shows the providers that there are",
             Self::NoDefault => "add one with `blkseal provider add`",
-            Self::NameTaken(_) => "choose another name, or remove the present one first",
+            Self::NameTaken(_) => "choose another name; `blkseal provider set` changes the one that has it",
             Self::UnknownKek { .. } => "the KEK was made by another provider, or its file is an older copy",
             Self::Unreachable { .. } => {
                 "`blkseal provider check` tells more; volumes whose KEK is in memory still open"

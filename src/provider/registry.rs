@@ -102,6 +102,24 @@ impl Registry {
         self.insert(ProviderConfig::Kmip(Box::new(provider.config().clone())), Arc::new(provider))
     }
 
+    /// Gives a KMIP provider other settings: those of `provider`, which has its name and which the caller has made and tried.
+    /// The one before forgets its KEKs.
+    pub fn replace_kmip(&mut self, provider: KmipProvider) -> Result<(), ProviderError> {
+        let name = provider.name().clone();
+        let before = self.get(&name)?;
+        let mut settings = self.settings.clone();
+        settings.provider.insert(name.clone(), ProviderConfig::Kmip(Box::new(provider.config().clone())));
+        self.save(settings)?;
+        self.providers.insert(name, Arc::new(provider));
+        before.lock();
+        Ok(())
+    }
+
+    /// The settings of the provider of that name.
+    pub fn config(&self, name: &ProviderName) -> Result<&ProviderConfig, ProviderError> {
+        self.settings.provider.get(name).ok_or_else(|| ProviderError::UnknownProvider(name.clone()))
+    }
+
     /// Fails where a provider has this name.
     pub fn check_name_is_free(&self, name: &ProviderName) -> Result<(), ProviderError> {
         match self.providers.contains_key(name) {

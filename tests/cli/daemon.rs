@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use blkseal::control::{
     self, Availability, Certificate, Checked, Counters, DaemonCalls, Device, Event, EventPage, Events,
     Failure, FailureKind, Kek, KekState, Keks, KeyServer, KeyServerStatus, Met, MetCertificate, Peer,
-    Provider, ProviderKind, Providers, RecoveryAdded, RecoveryRemoved, Rekey, Rekeyed, SecretFd, Secrets,
-    Service, TargetKind, Version, Volume, VolumeState, Volumes,
+    Provider, ProviderKind, ProviderSet, Providers, RecoveryAdded, RecoveryRemoved, Rekey, Rekeyed, SecretFd,
+    Secrets, Service, TargetKind, Version, Volume, VolumeState, Volumes,
 };
 use serde_json::{Value, json};
 
@@ -35,6 +35,11 @@ impl Daemon {
     }
 
     /// The certificates that were pinned since this was last asked.
+    /// The calls that gave a provider other settings, since this was asked last.
+    pub fn settings(&self) -> Vec<ProviderSet> {
+        std::mem::take(&mut self.script.settings.lock().unwrap())
+    }
+
     pub fn pins(&self) -> Vec<String> {
         std::mem::take(&mut self.script.pins.lock().unwrap())
     }
@@ -56,6 +61,7 @@ struct Script {
     secrets: Mutex<Vec<Vec<u8>>>,
     answering: Mutex<()>,
     pins: Mutex<Vec<String>>,
+    settings: Mutex<Vec<ProviderSet>>,
     rekeyed: Mutex<Vec<String>>,
 }
 
@@ -118,9 +124,24 @@ impl Service for Script {
                     ..provider
                 }))
             }
+            DaemonCalls::ProviderSet(call) => {
+                let servers = call.servers.clone().unwrap_or_else(|| vec!["kms1.example.org:5696".into()]);
+                let provider = Provider {
+                    kind: ProviderKind::Kmip,
+                    file: None,
+                    servers,
+                    ..provider(call.name.as_str())
+                };
+                self.settings.lock().unwrap().push(call);
+                Ok(json!(provider))
+            }
             DaemonCalls::ProviderMeet(call) => {
+                let mut servers = call.servers;
+                if servers.is_empty() && call.name.is_some() {
+                    servers.push("kms1.example.org:5696".into());
+                }
                 let met = |server| MetCertificate { server, certificate: certificate() };
-                Ok(json!(Met { certificates: call.servers.into_iter().map(met).collect() }))
+                Ok(json!(Met { certificates: servers.into_iter().map(met).collect() }))
             }
             DaemonCalls::ProviderCheck(_) => Ok(json!(Checked { servers: vec![serving(), failing()] })),
             DaemonCalls::ProviderList(_) => {

@@ -7,7 +7,7 @@ use crate::control::worker::{GetReport, Serve, WorkerCalls};
 use crate::control::{
     Adopt, Close, Create, DaemonCalls, Events, FailureKind, GetVersion, Interface, KekActivate, KekCreate,
     KekDestroy, KekList, KekRevoke, KekShow, List, Method, Open, OpenTarget, Ping, ProviderAdd,
-    ProviderAddKmip, ProviderCheck, ProviderList, ProviderLock, ProviderMeet, ProviderRemove,
+    ProviderAddKmip, ProviderCheck, ProviderList, ProviderLock, ProviderMeet, ProviderRemove, ProviderSet,
     ProviderSetDefault, ProviderUnlock, RecoveryAdd, RecoveryRemove, Rekey, Release, Status,
 };
 
@@ -90,6 +90,7 @@ fn the_daemons_description_is_what_its_types_are() {
         check::<I, ProviderAdd>(),
         check::<I, ProviderAddKmip>(),
         check::<I, ProviderMeet>(),
+        check::<I, ProviderSet>(),
         check::<I, ProviderCheck>(),
         check::<I, ProviderList>(),
         check::<I, ProviderRemove>(),

@@ -117,6 +117,23 @@ fn events_are_chosen_by_volume_and_time_and_outlive_the_daemon() {
 }
 
 #[test]
+fn events_since_a_time_are_those_of_that_microsecond_and_later_however_long_the_log() {
+    let mut host = Host::with_provider();
+    for _ in 0..400 {
+        host.call(&Close { volume: "x".repeat(2000) }).unwrap_err();
+    }
+    let all = host.events();
+    for from in [1, 200, all.len() - 1] {
+        let since = Some(all[from].time.clone());
+        let call = Events { since, ..Events::default() };
+        let first = host.call(&call).unwrap();
+        assert!(first.more && first.events.iter().all(|event| event.time >= all[from].time));
+        let same = all.iter().position(|event| event.time == all[from].time).unwrap();
+        assert_eq!(host.read(&call), all[same..], "{from}");
+    }
+}
+
+#[test]
 fn who_waits_is_told_when_something_happens() {
     let mut host = Host::with_provider();
     let end = host.call(&Events::default()).unwrap().next;

@@ -159,3 +159,23 @@ fn kek_mistakes_are_refused_and_named() {
     host.fails(&KekCreate { provider: None, inactive: false }, FailureKind::Locked, "office");
     assert_eq!(host.keks().len(), 1, "they are listed all the same");
 }
+
+#[test]
+fn a_provider_is_kept_while_a_header_needs_it_whatever_was_known_before() {
+    let mut host = Host::with_provider();
+    let backing = host.image("disk");
+    host.create("vol", backing.clone()).unwrap();
+    host.add("spare", None).unwrap();
+    // Another host has wrapped the volume's key with a KEK of the other provider.
+    let header = crate::luks::open(&crate::luks::Place::attached(&backing)).unwrap();
+    let token = crate::luks::Token { provider: "spare".parse().unwrap(), ..header.token.clone() };
+    { header }.replace_token(token).unwrap();
+    let remove = |name: &str| ProviderRemove { name: name.parse().unwrap() };
+    host.fails(&remove("spare"), FailureKind::Busy, "key provider spare is needed by 1 volume: vol");
+    // While the header is away, what it said last counts.
+    fs::rename(&backing, host.path("away")).unwrap();
+    host.fails(&remove("office"), FailureKind::Busy, "1 volume: vol");
+    fs::rename(host.path("away"), &backing).unwrap();
+    host.call(&remove("office")).unwrap();
+    host.fails(&remove("spare"), FailureKind::Busy, "1 volume: vol");
+}

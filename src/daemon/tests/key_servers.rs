@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::control::{
-    Events, KekDestroy, KekList, KekRevoke, KekState, ProviderAddKmip, ProviderCheck, ProviderMeet, Rekey,
+    Event, Events, KekDestroy, KekList, KekRevoke, KekState, ProviderAddKmip, ProviderCheck, ProviderMeet,
+    ProviderSet, Rekey,
 };
 use crate::provider::{KekChange, KeyProvider};
 
@@ -11,7 +12,7 @@ use crate::provider::{KekChange, KeyProvider};
 #[path = "../../../tests/kmip/support/mod.rs"]
 pub mod support;
 
-use support::{Pki, PyKmip, free_port};
+use support::{Behaviour, FakeServer, Leaf, Pki, PyKmip, free_port};
 
 pub fn add(pki: &Pki, servers: &[String]) -> ProviderAddKmip {
     ProviderAddKmip {
@@ -28,6 +29,27 @@ pub fn add(pki: &Pki, servers: &[String]) -> ProviderAddKmip {
         max_age: None,
         make_default: false,
     }
+}
+
+fn set(name: &str) -> ProviderSet {
+    ProviderSet {
+        name: name.parse().unwrap(),
+        servers: None,
+        certificate: None,
+        key: None,
+        ca: None,
+        pins: None,
+        proxy: None,
+        user: None,
+        password_file: None,
+        group: None,
+        max_age: None,
+    }
+}
+
+fn is_one_line(failure: &Failure) -> bool {
+    let hint = failure.hint.as_deref().unwrap_or_default();
+    ![&failure.message, hint].iter().any(|text| text.contains(char::is_control))
 }
 
 pub fn at(port: u16) -> String {
@@ -63,14 +85,37 @@ fn bad_key_server_settings_are_refused_and_change_nothing() {
         (good.clone(), FailureKind::Locked, &good.servers[0]),
     ];
     for (call, kind, named) in cases {
-        host.fails(&call, kind, named);
+        let failure = host.call(&call).expect_err(named);
+        assert_eq!(failure.kind, kind, "{failure}");
+        assert!(
+            failure.message.contains(named) && is_one_line(&failure),
+            "'{failure}' does not name {named}"
+        );
+        if matches!(kind, FailureKind::Locked | FailureKind::NotPermitted | FailureKind::Exists) {
+            assert!(failure.hint.is_some(), "nobody is told what to do: {failure}");
+        }
     }
     assert_eq!(fs::read(host.path("state/providers.toml")).unwrap(), before);
-    host.fails(
-        &ProviderMeet { servers: good.servers.clone(), proxy: None },
-        FailureKind::Locked,
-        &good.servers[0],
+    let meet = ProviderMeet { name: None, servers: good.servers.clone(), proxy: None };
+    host.fails(&meet, FailureKind::Locked, &good.servers[0]);
+    let met = host.call(&Events::default()).unwrap().events.pop().unwrap();
+    assert_eq!(
+        (met.verb.as_str(), met.result.as_str()),
+        ("provider meet", "Locked"),
+        "it is no 'provider add'"
     );
+    assert_eq!(met.server.as_ref(), Some(&good.servers[0]));
+    let of = |name: Option<&str>| ProviderMeet {
+        name: name.map(|name| name.parse().unwrap()),
+        servers: vec![],
+        proxy: None,
+    };
+    host.fails(&of(None), invalid, "no key server is named");
+    host.fails(&of(Some("office")), invalid, "office is a native one");
+    host.fails(&of(Some("nobody")), FailureKind::NotFound, "nobody");
+    host.fails(&set("office"), invalid, "office is a native one");
+    host.fails(&set("nobody"), FailureKind::NotFound, "nobody");
+    assert_eq!(fs::read(host.path("state/providers.toml")).unwrap(), before);
     host.fails(&ProviderCheck { name: "office".parse().unwrap() }, invalid, "office");
     host.fails(&ProviderCheck { name: "nobody".parse().unwrap() }, FailureKind::NotFound, "nobody");
 }
@@ -82,7 +127,8 @@ fn a_volume_lives_on_a_cluster_of_key_servers() {
     let mut server = PyKmip::start(&pki, "keys");
     let servers = [at(server.port), at(free_port())];
     let mut host = Host::start();
-    let met = host.call(&ProviderMeet { servers: servers[..1].to_vec(), proxy: None }).unwrap();
+    let meet = ProviderMeet { name: None, servers: servers[..1].to_vec(), proxy: None };
+    let met = host.call(&meet).unwrap();
     let pinned = ProviderAddKmip {
         ca: None,
         pins: Some(vec![met.certificates[0].certificate.fingerprint.clone()]),
@@ -219,4 +265,158 @@ fn a_volume_moves_from_this_host_to_a_key_server_and_back() {
     let before = fs::read(&backing).unwrap();
     host.fails(&to("cluster"), FailureKind::Locked, &at(server.port));
     assert!(before == fs::read(&backing).unwrap());
+}
+
+#[test]
+#[ignore = "takes a key server: ci/test runs it with one"]
+fn a_cluster_of_which_no_server_serves_is_not_added_and_its_user_is_told_why() {
+    let (pki, elsewhere) = (Pki::new(), Pki::new());
+    let server = PyKmip::start(&pki, "keys");
+    let fake = |leaf: &Leaf, tamper| FakeServer::start(&pki, leaf, Behaviour::Tamper(server.port, tamper));
+    let expired = fake(&pki.server("expired", &["127.0.0.1"], 2001), |_| ());
+    let misnamed = fake(&pki.server("misnamed", &["kms.example"], 2099), |_| ());
+    // Takes Activate out of the answer to Query by making it another operation, Archive.
+    let leaf = Leaf { certificate: pki.certificate("server"), key: pki.key("server") };
+    let lacking = fake(&leaf, |answer| {
+        let activate = b"\x42\x00\x5c\x05\0\0\0\x04\0\0\0\x12";
+        while let Some(at) = answer.windows(12).position(|window| window == activate) {
+            answer[at + 11] = 0x15;
+        }
+    });
+    let mut host = Host::with_provider();
+    let before = fs::read(host.path("state/providers.toml")).unwrap();
+    let to = |server: String| add(&pki, &[server]);
+    let stranger = ProviderAddKmip {
+        certificate: elsewhere.certificate("host"),
+        key: elsewhere.key("host"),
+        ..to(at(server.port))
+    };
+    let cases = [
+        (
+            ProviderAddKmip { ca: Some(elsewhere.ca_file()), ..to(at(server.port)) },
+            "its certificate ",
+            "authority",
+        ),
+        (to(at(expired.port)), "its certificate has expired", "dates"),
+        (to(at(misnamed.port)), "its certificate is for another name", "name"),
+        (to(at(free_port())), "cannot connect: ", "check the address"),
+        (to("kms.invalid".into()), "no address: ", "check the address"),
+        (to(at(lacking.port)), "it does not support Activate", ""),
+        (stranger, "", ""),
+    ];
+    for (call, named, hint) in cases {
+        let failure = host.call(&call).expect_err(named);
+        assert_eq!(failure.kind, FailureKind::Locked, "{failure}");
+        assert!(failure.message.contains(named) && failure.message.contains(&call.servers[0]), "{failure}");
+        assert!(
+            failure.message.starts_with("no server of key provider cluster serves this host: "),
+            "{failure}"
+        );
+        assert!(failure.hint.clone().unwrap_or_default().contains(hint), "{failure}: {:?}", failure.hint);
+        assert!(is_one_line(&failure), "{failure:?}");
+        assert_eq!(fs::read(host.path("state/providers.toml")).unwrap(), before, "{named}");
+    }
+    assert_eq!(host.call(&ProviderList {}).unwrap().providers.len(), 1);
+    // Nothing of it is remembered: the same name is free for the right settings.
+    host.call(&to(at(server.port))).unwrap();
+}
+
+#[test]
+#[ignore = "takes a key server: ci/test runs it with one"]
+fn a_cluster_that_moved_is_found_again_and_wrong_settings_leave_the_old() {
+    let (pki, elsewhere) = (Pki::new(), Pki::new());
+    let mut left = PyKmip::start(&pki, "keys");
+    let mut host = Host::start();
+    host.call(&add(&pki, &[at(left.port)])).unwrap();
+    let made = host.create("vol", host.image("disk")).unwrap();
+    let moved = PyKmip::start(&pki, "keys");
+    let stranger = PyKmip::start(&pki, "others");
+    left.stop();
+    host.call(&ProviderLock { name: "cluster".parse().unwrap() }).unwrap();
+    host.want("vol");
+
+    let before = fs::read(host.path("state/providers.toml")).unwrap();
+    let at_port = |port: u16| ProviderSet { servers: Some(vec![at(port)]), ..set("cluster") };
+    let good = at_port(moved.port);
+    let invalid = FailureKind::InvalidArgument;
+    let cases = [
+        (at_port(free_port()), FailureKind::Locked, "cannot connect"),
+        (
+            ProviderSet { ca: Some(elsewhere.ca_file()), ..good.clone() },
+            FailureKind::Locked,
+            "its certificate",
+        ),
+        (at_port(stranger.port), FailureKind::NotFound, "no KEK of its volumes is to be had"),
+        (ProviderSet { servers: Some(vec![]), ..set("cluster") }, invalid, "0 servers"),
+        (ProviderSet { key: Some("host.key".into()), ..good.clone() }, invalid, "host.key"),
+        (ProviderSet { key: Some(pki.path("none")), ..good.clone() }, FailureKind::NoInput, "none"),
+        (ProviderSet { user: Some("me".into()), ..good.clone() }, invalid, "password file"),
+        (ProviderSet { proxy: Some("proxy".into()), ..good.clone() }, invalid, "has no port"),
+        (
+            ProviderSet { ca: Some(pki.ca_file()), pins: Some(vec![]), ..good.clone() },
+            invalid,
+            "give one of the two",
+        ),
+    ];
+    for (call, kind, named) in cases {
+        host.fails(&call, kind, named);
+        assert_eq!(fs::read(host.path("state/providers.toml")).unwrap(), before, "{named}");
+    }
+    let servers = |host: &mut Host| host.call(&ProviderList {}).unwrap().providers.remove(0).servers;
+    assert_eq!(servers(&mut host), [at(left.port)]);
+    assert_eq!(host.status("vol").state, VolumeState::Locked);
+
+    let changed = host.call(&good).unwrap();
+    assert_eq!((&changed.servers[..], changed.is_default), (&[at(moved.port)][..], true));
+    assert_eq!((changed.availability, &changed.kek_id), (Availability::Ready, &made.kek_id));
+    host.wait_until("the volume is live", |host| host.status("vol").state == VolumeState::Live);
+    let events = host.call(&Events::default()).unwrap().events;
+    let mut sets = events.iter().filter(|event| event.verb == "provider set");
+    let told = |event: &Event| (event.result.clone(), event.provider.clone(), event.server.clone());
+    let (cluster, server) = (Some("cluster".to_owned()), Some(at(moved.port)));
+    assert_eq!(sets.clone().count(), 10, "each is an event, refused or not");
+    assert_eq!(told(sets.next_back().unwrap()), ("ok".into(), cluster, server));
+
+    // What is not given stays, what is given empty is gone, and the certificate of now can be pinned by name.
+    let text = |host: &Host| fs::read_to_string(host.path("state/providers.toml")).unwrap();
+    host.call(&ProviderSet { max_age: Some(3600), group: Some("vms".into()), ..set("cluster") }).unwrap();
+    let meet = ProviderMeet { name: Some("cluster".parse().unwrap()), servers: vec![], proxy: None };
+    let met = host.call(&meet).unwrap().certificates.remove(0);
+    assert_eq!(met.server, at(moved.port));
+    let wrong = ProviderSet { pins: Some(vec!["00".repeat(32)]), ..set("cluster") };
+    host.fails(&wrong, FailureKind::Locked, "not pinned");
+    host.call(&ProviderSet { pins: Some(vec![met.certificate.fingerprint.clone()]), ..set("cluster") })
+        .unwrap();
+    let settings = text(&host);
+    for kept in ["max_age = 3600", "group = \"vms\"", &met.certificate.fingerprint, &at(moved.port)] {
+        assert!(settings.contains(kept), "{settings}");
+    }
+    assert!(!settings.contains("ca.pem"), "{settings}");
+    host.call(&ProviderSet { max_age: Some(0), ..set("cluster") }).unwrap();
+    assert!(!text(&host).contains("max_age"), "{}", text(&host));
+    host.restart();
+    assert_eq!(servers(&mut host), [at(moved.port)]);
+    let recovery = RecoveryAdd { volume: "vol".into(), secret: SecretFd(0) };
+    host.client.call(&recovery, &[&secret("sesame")]).unwrap();
+}
+
+#[test]
+#[ignore = "takes a key server: ci/test runs it with one"]
+fn a_key_that_gets_too_old_is_wiped_though_nobody_calls() {
+    let pki = Pki::new();
+    let server = PyKmip::start(&pki, "keys");
+    let mut host = Host::start();
+    host.call(&ProviderAddKmip { max_age: Some(1), ..add(&pki, &[at(server.port)]) }).unwrap();
+    let made = host.create("vol", host.image("disk")).unwrap();
+    let mut call = Events { wait: Some(20), ..Events::default() };
+    let dropped = loop {
+        let page = host.call(&call).unwrap();
+        assert!(page.next > call.after.unwrap_or(0), "its time is over, and it is not dropped");
+        call.after = Some(page.next);
+        if let Some(event) = page.events.into_iter().find(|event| event.verb == "key drop") {
+            break event;
+        }
+    };
+    assert_eq!((dropped.kek_id, dropped.uid), (made.kek_id, None));
+    assert_eq!(dropped.provider.as_deref(), Some("cluster"));
 }

@@ -19,6 +19,19 @@ impl Host {
         self.call(&call).unwrap().kek_id
     }
 
+    /// Makes a volume of another UUID with the header of `from`, which takes less time than one of its own.
+    fn learn_copy(&mut self, name: &str, from: &Path, to: &Path) {
+        let copy = fs::File::options().write(true).open(to).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&copy, &header(from), 0).unwrap();
+        let uuid = uuid::Uuid::new_v4().to_string();
+        let mut command = Command::new("cryptsetup");
+        command.args(["luksUUID", "-q", "--uuid", &uuid]).arg(to);
+        assert!(command.status().expect("this test needs cryptsetup").success());
+        let mut open = self.open(to.to_str().unwrap());
+        (open.name, open.options.queues) = (Some(name.parse().unwrap()), Some(0));
+        self.fails(&open, FailureKind::InvalidArgument, "queues"); // but it is known from now on
+    }
+
     /// That the provider's file and the header are all that it takes to get the volume's key, without the daemon.
     fn opens(&self, provider: &str, backing: &Path) {
         let file = self.path(&format!("state/{provider}.keys"));
@@ -131,4 +144,50 @@ fn rekey_mistakes_are_refused() {
     }
     assert!(before == fs::read(&backing).unwrap());
     assert_eq!(host.call(&Status { volume: "vol".into() }).unwrap(), made);
+}
+
+#[test]
+fn a_run_over_many_volumes_that_was_stopped_passes_over_the_done_ones_when_run_again() {
+    const COUNT: usize = 50;
+    const STOP: usize = 23;
+    let mut host = Host::with_provider();
+    let names: Vec<String> = (0..COUNT).map(|number| format!("vol{number:02}")).collect();
+    let backings: Vec<PathBuf> = names.iter().map(|name| host.image(name)).collect();
+    host.create(&names[0], backings[0].clone()).unwrap();
+    for (name, backing) in names.iter().zip(&backings).skip(1) {
+        host.learn_copy(name, &backings[0], backing);
+    }
+    let old = token(&backings[0]).kek_id.to_string();
+    let new = host.new_kek("office");
+    for name in &names[..STOP - 1] {
+        assert!(host.call(&rekey(name, None, None)).unwrap().rewrapped);
+    }
+    // The last one was cut off between its header and the registry.
+    let known = fs::read(host.path("state/volumes.toml")).unwrap();
+    host.call(&rekey(&names[STOP - 1], None, None)).unwrap();
+    fs::write(host.path("state/volumes.toml"), known).unwrap();
+    let done: Vec<Vec<u8>> = backings[..STOP].iter().map(|backing| header(backing)).collect();
+    host.restart();
+    host.unlock("office", "sesame").unwrap();
+
+    let rewrapped: Vec<bool> =
+        names.iter().map(|name| host.call(&rekey(name, None, None)).unwrap().rewrapped).collect();
+    let expected: Vec<bool> = (0..COUNT).map(|at| at >= STOP).collect();
+    assert_eq!(rewrapped, expected);
+    assert!(
+        backings[..STOP].iter().map(|backing| header(backing)).eq(done),
+        "a done one was written to again"
+    );
+    assert!(backings.iter().all(|backing| token(backing).kek_id.as_str() == new));
+    for volume in host.call(&List {}).unwrap().volumes {
+        assert_eq!(volume.kek_id.as_deref(), Some(new.as_str()), "{}", volume.name);
+    }
+    let registry = fs::read_to_string(host.path("state/volumes.toml")).unwrap();
+    assert!(!registry.contains(&old) && registry.matches(&new).count() == COUNT, "{registry}");
+    host.opens("office", &backings[COUNT - 1]);
+}
+
+/// Both copies of a header.
+fn header(backing: &Path) -> Vec<u8> {
+    fs::read(backing).unwrap()[..32 << 10].to_vec()
 }

@@ -11,11 +11,11 @@ use support::{Pki, PyKmip};
 const BOUND: Duration = Duration::from_secs(120);
 
 impl Host {
-    fn status(&mut self, name: &str) -> Volume {
+    pub fn status(&mut self, name: &str) -> Volume {
         self.call(&Status { volume: name.into() }).unwrap()
     }
 
-    fn wait_until(&mut self, what: &str, condition: impl Fn(&mut Self) -> bool) {
+    pub fn wait_until(&mut self, what: &str, condition: impl Fn(&mut Self) -> bool) {
         let start = Instant::now();
         while !condition(self) {
             assert!(start.elapsed() < BOUND, "it did not come: {what}");
@@ -28,7 +28,7 @@ impl Host {
     }
 
     /// Opens the volume, which stays locked.
-    fn want(&mut self, name: &str) -> Failure {
+    pub fn want(&mut self, name: &str) -> Failure {
         let open = self.open(name);
         let failure = self.call(&open).unwrap_err();
         assert_eq!(failure.kind, FailureKind::Waiting, "{failure}");
