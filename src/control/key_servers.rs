@@ -31,7 +31,7 @@ pub struct ProviderAddKmip {
     pub password_file: Option<PathBuf>,
     /// The object group of this host's KEKs; none takes `blkseal`.
     pub group: Option<String>,
-    /// Seconds for which a KEK may stay in memory; none is until it is locked.
+    /// Seconds for which a KEK may stay in memory; none or 0 is until it is locked.
     pub max_age: Option<u64>,
     /// Whether it becomes the default.
     #[serde(default)]

@@ -112,7 +112,7 @@ fn config(call: ProviderAddKmip) -> Result<KmipConfig, Failure> {
     let mut config = KmipConfig::new(addresses(&call.servers)?, trust, call.certificate, call.key);
     config.proxy = proxy(call.proxy.as_deref(), None)?;
     (config.user, config.password_file) = (call.user, call.password_file);
-    config.max_age = call.max_age;
+    config.max_age = call.max_age.filter(|&seconds| seconds > 0);
     if let Some(group) = call.group {
         config.group = group;
     }

@@ -111,6 +111,10 @@ impl Daemon {
         if let Some(notice) = repair_notice(&header) {
             log::warn!("volume {name}: {notice}");
         }
+        // Another host may have changed its KEK.
+        if let Err(error) = self.volumes().update(name, &header) {
+            log::warn!("volume {name}: {error}");
+        }
         Ok(header)
     }
 

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::path::Path;
 
 use super::*;
+use crate::control::peer_tests::as_user;
 use crate::control::{Adopt, Release};
 use crate::luks::{self, Place};
 
@@ -91,6 +92,23 @@ fn passphrases_go_only_where_that_was_asked_for() {
     host.client.call(&add, &[&secret("rescue")]).unwrap();
     host.call(&release(backing.to_str().unwrap())).unwrap();
     assert!(opens(&backing, "rescue"));
+}
+
+#[test]
+fn to_remove_passphrases_takes_a_privilege_of_its_own() {
+    let host = Host::with_roles("[role.encrypter]\nprivileges = ['encrypt', 'look']\nusers = ['4001']");
+    let (backing, socket) = (host.stock("stock"), host.path("run/daemon.sock"));
+    let before = fs::read(&backing).unwrap();
+    let ask = |call: &Adopt| {
+        let ask = || Client::connect(&socket).unwrap().call(call, &[&secret("stock")]);
+        as_user(4001, 4999, &[], ask)
+    };
+    let Some(answer) = ask(&Adopt { remove_passphrases: true, ..adopt("new", &backing) }) else { return };
+    let failure = answer.unwrap_err();
+    assert_eq!(failure.kind, FailureKind::NotPermitted, "{failure}");
+    assert!(failure.message.contains("the privilege decrypt"), "{failure}");
+    assert!(before == fs::read(&backing).unwrap());
+    assert_eq!(ask(&adopt("new", &backing)).unwrap().unwrap().recovery_keyslots, [0]);
 }
 
 #[test]

@@ -16,7 +16,7 @@ const ROLES: &str = "
 ";
 
 impl Host {
-    fn with_roles(text: &str) -> Self {
+    pub fn with_roles(text: &str) -> Self {
         let mut host = Self::with_provider();
         host.create("vol", host.image("disk")).unwrap();
         host.set_roles(text);

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::key_servers::{add, at, support};
 use super::*;
-use crate::control::{Event, Events, Volume};
+use crate::control::{Event, Events, Rekey, Volume};
 use support::{Pki, PyKmip};
 
 /// Generous: what never comes counts as failed after this.
@@ -72,6 +72,23 @@ fn a_locked_volume_stays_wanted_and_opens_once_its_provider_is_unlocked() {
     assert_eq!(host.status("other").state, VolumeState::Unlocked, "nobody wanted that");
     assert_eq!(texts(&host.opened("vol")), [(false, "Waiting"), (true, "ok")]);
     assert_eq!(fs::read_dir(host.path("run/wanted")).unwrap().count(), 0);
+}
+
+#[test]
+fn a_volume_whose_kek_another_host_has_changed_waits_for_its_new_provider() {
+    let mut host = Host::with_provider();
+    host.create("vol", host.image("disk")).unwrap();
+    host.add("spare", None).unwrap();
+    let registry = host.path("state/volumes.toml");
+    let remembered = fs::read(&registry).unwrap();
+    host.call(&Rekey { volume: "vol".into(), provider: Some("spare".parse().unwrap()), kek_id: None })
+        .unwrap();
+    // What this host remembers is as if another one had done that.
+    fs::write(&registry, remembered).unwrap();
+    host.restart();
+    assert!(host.want("vol").message.contains("key provider spare is locked"));
+    host.unlock("spare", "sesame").unwrap();
+    host.wait_until("the volume is live", |host| host.status("vol").state == VolumeState::Live);
 }
 
 #[test]
