@@ -87,6 +87,7 @@ fn a_volume_whose_kek_another_host_has_changed_waits_for_its_new_provider() {
     fs::write(&registry, remembered).unwrap();
     host.restart();
     assert!(host.want("vol").message.contains("key provider spare is locked"));
+    assert!(fs::read_to_string(&registry).unwrap().contains("provider = \"spare\""));
     host.unlock("spare", "sesame").unwrap();
     host.wait_until("the volume is live", |host| host.status("vol").state == VolumeState::Live);
 }
