@@ -100,7 +100,7 @@ impl VolumeError {
             Self::Luks(error) => return error.hint(),
             Self::Provider(error) => return error.hint(),
             Self::Unwrap { .. } => {
-                "its token was changed, or the provider's key file is that of another provider"
+                "its token was changed, or the provider has another key file, or other key servers, than it had"
             }
             Self::Registry { .. } => {
                 "correct it, or move it away: volumes can be opened by the path of their backing"

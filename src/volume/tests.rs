@@ -1,18 +1,20 @@
 //! The registry on disk, and a DEK's way into a header and back. Formatting and unwrapping need no privilege.
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
-use ublk_targets::secret::Secret;
+use ublk_targets::secret::{Dek, Kek, Secret};
 use uuid::Uuid;
 
 use super::*;
 use crate::luks::{self, FormatOptions, Place};
 use crate::provider::native::{KdfCost, NativeProvider};
 use crate::provider::tests::unobserved;
-use crate::provider::{self, KekState, KeyProvider, ProviderError};
+use crate::provider::{self, KekId, KekState, KeyProvider, ProviderError};
 
 fn known(backing: &Path) -> Known {
     Known {
@@ -163,6 +165,69 @@ fn a_key_that_another_kek_wrapped_or_another_volume_has_is_refused() {
     bench.provider.lock();
     let error = unlock(&header, &bench.provider).err().unwrap();
     assert!(matches!(error, VolumeError::Provider(ProviderError::Locked(_))), "{error}");
+}
+
+/// A provider that does not give back what it wrapped.
+struct Forgetful(NativeProvider);
+
+impl KeyProvider for Forgetful {
+    fn name(&self) -> &provider::ProviderName {
+        self.0.name()
+    }
+    fn kind(&self) -> provider::ProviderKind {
+        self.0.kind()
+    }
+    fn availability(&self) -> provider::Availability {
+        self.0.availability()
+    }
+    fn create_kek(&self) -> Result<KekId, ProviderError> {
+        self.0.create_kek()
+    }
+    fn create_inactive_kek(&self) -> Result<KekId, ProviderError> {
+        self.0.create_inactive_kek()
+    }
+    fn change_kek(&self, id: &KekId, change: provider::KekChange) -> Result<KekState, ProviderError> {
+        self.0.change_kek(id, change)
+    }
+    fn kek(&self, id: &KekId) -> Result<provider::KekInfo, ProviderError> {
+        self.0.kek(id)
+    }
+    fn fetch_kek(&self, id: &KekId) -> Result<Kek, ProviderError> {
+        self.0.fetch_kek(id)
+    }
+    fn unwrap_dek(&self, _: &KekId, _: &[u8]) -> Result<Dek, ProviderError> {
+        Err(provider::wrap::WrapError::OtherKek.into())
+    }
+    fn list_keks(&self) -> Result<Vec<provider::KekInfo>, ProviderError> {
+        self.0.list_keks()
+    }
+    fn unlock(&self, secret: &Secret) -> Result<(), ProviderError> {
+        self.0.unlock(secret)
+    }
+    fn lock(&self) {
+        self.0.lock();
+    }
+}
+
+#[test]
+fn a_volume_that_would_not_open_by_its_new_token_is_not_adopted() {
+    let bench = Bench::new();
+    let place = bench.image("stock");
+    let mut luks_format = Command::new("cryptsetup")
+        .args(["luksFormat", "-q", "--pbkdf=pbkdf2", "--pbkdf-force-iterations=1000", "--key-size=512"])
+        .arg(&place.backing)
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("this test needs cryptsetup");
+    luks_format.stdin.take().unwrap().write_all(b"secret").unwrap();
+    assert!(luks_format.wait().unwrap().success());
+    let mut passphrase = Secret::zeroed(6).unwrap();
+    passphrase.expose_mut().copy_from_slice(b"secret");
+
+    let provider = Forgetful(bench.provider);
+    let error = adopt(&place, &passphrase, &provider, None).err().unwrap();
+    assert!(matches!(error, VolumeError::Unwrap { .. }), "{error}");
+    adopt(&place, &passphrase, &provider.0, None).expect("it is as it was");
 }
 
 #[test]

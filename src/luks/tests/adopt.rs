@@ -65,6 +65,20 @@ fn a_detached_header_is_adopted_too() {
 }
 
 #[test]
+fn a_volume_that_was_replaced_meanwhile_is_left_alone() {
+    let bench = Bench::new();
+    let (place, _) = stock(&bench, &[]);
+    let unlocked = unlock(&place, &secret(b"stock")).unwrap();
+    let token = token_for(unlocked.dek(), "kek-1");
+    // cryptsetup does not see who has claimed a file.
+    stock_volume(&place.backing, &bench.key_file(&key().0), &[]);
+    let new = std::fs::read(&place.backing).unwrap();
+    let error = unlocked.adopt(&token).err().expect("it is another volume");
+    assert!(matches!(error, LuksError::OtherVolume(_)), "{error}");
+    assert!(new == std::fs::read(&place.backing).unwrap());
+}
+
+#[test]
 fn any_of_several_passphrases_will_do() {
     let bench = Bench::new();
     let (place, dek) = stock(&bench, &[]);
