@@ -73,7 +73,7 @@ fn a_volume_that_was_replaced_meanwhile_is_left_alone() {
     // cryptsetup does not see who has claimed a file.
     stock_volume(&place.backing, &bench.key_file(&key().0), &[]);
     let new = std::fs::read(&place.backing).unwrap();
-    let error = unlocked.adopt(&token).err().expect("it is another volume");
+    let error = unlocked.adopt(&token).expect_err("it is another volume");
     assert!(matches!(error, LuksError::OtherVolume(_)), "{error}");
     assert!(new == std::fs::read(&place.backing).unwrap());
 }
