@@ -80,10 +80,15 @@ fn a_volume_is_adopted_opened_and_released() {
 fn passphrases_go_only_where_that_was_asked_for() {
     let mut host = Host::with_provider();
     let backing = host.stock("disk");
+    fs::write(host.path("second"), "second").unwrap();
+    let second = host.path("second").to_str().unwrap().to_owned();
+    let quick =
+        ["luksAddKey", "-q", "--pbkdf=pbkdf2", "--pbkdf-force-iterations=1000", "--new-keyfile", &second];
+    assert!(cryptsetup(&quick, &backing, "stock") && opens(&backing, "second"));
     let call = Adopt { remove_passphrases: true, ..adopt("vol", &backing) };
     let adopted = host.adopt(&call, "stock").unwrap();
     assert_eq!((adopted.state, adopted.recovery_keyslots), (VolumeState::Unlocked, vec![]));
-    assert!(!opens(&backing, "stock"));
+    assert!(!opens(&backing, "stock") && !opens(&backing, "second"));
     let before = fs::read(&backing).unwrap();
     host.fails(&release("vol"), FailureKind::Exists, "no recovery passphrase");
     assert!(before == fs::read(&backing).unwrap());
