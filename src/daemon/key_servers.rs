@@ -92,6 +92,8 @@ fn described(event: &KmipEvent) -> (Action, Result<(), Failure>) {
             ("failover", Some(server), None)
         }
         KmipEvent::AllFailed => ("failover", None, None),
+        KmipEvent::KeyMade { id, server } => ("key create", Some(server), Some(id)),
+        KmipEvent::KeyChanged { id, server, .. } => ("key change", Some(server), Some(id)),
         KmipEvent::KeyFetched { id, server } => ("key fetch", Some(server), Some(id)),
         KmipEvent::KeyOutOfUse { id, server, .. } => ("key use", Some(server), Some(id)),
         KmipEvent::KeyDropped(id) => ("key drop", None, Some(id)),

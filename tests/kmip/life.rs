@@ -1,9 +1,10 @@
 //! The life of a key, from its making to its end.
 
 use blkseal::provider::kmip::KmipEvent;
-use blkseal::provider::{Availability, KekChange, KekState, KeyProvider, ProviderError, Revocation};
+use blkseal::provider::{Availability, KekChange, KekId, KekState, KeyProvider, ProviderError, Revocation};
 use ublk_targets::secret::Secret;
 
+use crate::support::message::address;
 use crate::support::{Client, Pki, PyKmip, config};
 
 #[test]
@@ -16,6 +17,10 @@ fn a_key_is_made_fetched_deactivated_and_destroyed() {
     assert!(provider.list_keks().unwrap().is_empty());
 
     let (first, second) = (provider.create_kek().unwrap(), provider.create_kek().unwrap());
+    let at = address(server.port);
+    let made = |id: &KekId| KmipEvent::KeyMade { id: id.clone(), server: at.clone() };
+    let events = client.events();
+    assert!([&first, &second].iter().all(|id| events.contains(&made(id))), "{events:?}");
     let keks = provider.list_keks().unwrap();
     assert_eq!(
         keks.iter().map(|kek| (&kek.id, kek.state)).collect::<Vec<_>>(),
@@ -49,7 +54,9 @@ fn a_key_is_made_fetched_deactivated_and_destroyed() {
     assert_eq!(provider.known_state(&second), Some(KekState::Compromised), "and that is known from now on");
 
     provider.change_kek(&first, KekChange::Destroy).unwrap();
-    assert_eq!(client.events(), [KmipEvent::KeyDropped(first.clone())]);
+    let changed = |id: &KekId, state| KmipEvent::KeyChanged { id: id.clone(), server: at.clone(), state };
+    let dropped = KmipEvent::KeyDropped(first.clone());
+    assert_eq!(client.events(), [changed(&first, KekState::Destroyed), dropped]);
     let gone = provider.fetch_kek(&first).err().unwrap();
     assert!(matches!(&gone, ProviderError::KekGone { id, .. } if *id == first), "{gone}");
     let text = gone.to_string();

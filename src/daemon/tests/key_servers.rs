@@ -176,6 +176,7 @@ fn a_volume_lives_on_a_cluster_of_key_servers() {
                 && event.message.is_some()
         })
     };
+    assert!(told("key create", "ok", Some(&kek), Some(first)), "{events:#?}");
     assert!(told("key fetch", "ok", Some(&kek), Some(first)), "{events:#?}");
     assert!(told("key drop", "ok", Some(&kek), None), "{events:#?}");
     assert!(

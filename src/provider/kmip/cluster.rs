@@ -30,6 +30,22 @@ pub enum KmipEvent {
     NowUsing(ServerAddress),
     /// No server answers any more.
     AllFailed,
+    /// A server made a KEK.
+    KeyMade {
+        /// The KEK.
+        id: KekId,
+        /// The server.
+        server: ServerAddress,
+    },
+    /// A server changed the state of a KEK.
+    KeyChanged {
+        /// The KEK.
+        id: KekId,
+        /// The server.
+        server: ServerAddress,
+        /// What it is now.
+        state: KekState,
+    },
     /// A KEK came from a server into locked memory.
     KeyFetched {
         /// The KEK.
@@ -56,6 +72,10 @@ impl fmt::Display for KmipEvent {
             Self::ServerFailed { why, .. } => f.write_str(why),
             Self::NowUsing(server) => write!(f, "key server {server} is used now"),
             Self::AllFailed => f.write_str("no key server answers"),
+            Self::KeyMade { id, server } => write!(f, "KEK {id} made by key server {server}"),
+            Self::KeyChanged { id, server, state } => {
+                write!(f, "KEK {id} made {state} by key server {server}")
+            }
             Self::KeyFetched { id, server } => write!(f, "KEK {id} fetched from key server {server}"),
             Self::KeyOutOfUse { id, server, state } => {
                 write!(

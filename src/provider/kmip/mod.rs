@@ -107,7 +107,8 @@ impl KmipProvider {
             }
             Ok(id)
         };
-        let (id, _) = self.call(None, make)?;
+        let (id, server) = self.call(None, make)?;
+        self.cluster.tell(&KmipEvent::KeyMade { id: id.clone(), server });
         self.note(&id, if activate { KekState::Active } else { KekState::PreActive });
         if activate {
             self.known().newest = Some(id.clone());
@@ -254,7 +255,7 @@ impl KeyProvider for KmipProvider {
             }
             Ok((state, next))
         };
-        let ((state, next), _) = self.call(Some(id), work)?;
+        let ((state, next), server) = self.call(Some(id), work)?;
         let Some(next) = next else {
             return Err(ProviderError::KekChange {
                 provider: self.name.clone(),
@@ -263,6 +264,9 @@ impl KeyProvider for KmipProvider {
                 change,
             });
         };
+        if next != state {
+            self.cluster.tell(&KmipEvent::KeyChanged { id: id.clone(), server, state: next });
+        }
         self.note(id, next);
         if next.is_destroyed() {
             self.forget(id);
