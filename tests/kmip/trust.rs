@@ -4,6 +4,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::process::Command;
+use std::time::SystemTime;
 
 use blkseal::provider::kmip::messages::Operation;
 use blkseal::provider::kmip::{ConfigError, Fault, Fingerprint, Trust, check, meet};
@@ -30,6 +31,7 @@ fn what_is_met_is_what_openssl_reads_and_can_be_pinned() {
             "-sha256",
             "-subject",
             "-issuer",
+            "-dates",
             "-nameopt",
             "RFC2253",
             "-in",
@@ -42,6 +44,12 @@ fn what_is_met_is_what_openssl_reads_and_can_be_pinned() {
         [("Fingerprint=", met.fingerprint.to_string()), ("subject=", met.subject), ("issuer=", met.issuer)]
     {
         assert!(told.contains(&format!("{what}{value}\n")), "{value} not in {told}");
+    }
+    for (what, time) in [("notBefore=", met.not_before), ("notAfter=", met.not_after)] {
+        let date = told.lines().find_map(|line| line.strip_prefix(what)).unwrap();
+        let seconds = Command::new("date").args(["-u", "+%s", "-d", date]).output().unwrap().stdout;
+        let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+        assert_eq!(String::from_utf8(seconds).unwrap().trim(), since.to_string(), "{what}{date}");
     }
     config.trust = Trust::Pins(vec![met.fingerprint]);
     Client::new(config.clone()).provider.create_kek().unwrap();
@@ -135,6 +143,7 @@ fn a_check_tells_what_each_server_is() {
     let status = reports[0].outcome.as_ref().unwrap();
     assert_eq!(status.address.port(), server.port);
     assert_eq!(status.tls, "TLS 1.2");
+    assert!(!status.latency.is_zero());
     assert!(status.cipher.contains("ECDHE_ECDSA"), "{}", status.cipher);
     let certificate = status.certificate.as_ref().unwrap();
     assert_eq!(blkseal::provider::kmip::date(certificate.not_after), "2099-01-01T00:00:00Z");
