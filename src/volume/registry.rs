@@ -121,10 +121,11 @@ impl Registry {
         self.save(content)
     }
 
-    /// Remembers the KEK that the header of the volume `name` says.
+    /// Remembers the KEK that the header of the volume `name` says. Where the name is another volume's by now, nothing
+    /// changes.
     pub fn update(&mut self, name: &Name, header: &Header) -> Result<(), VolumeError> {
         let known = Known::of(header);
-        if self.get(name).is_none_or(|before| *before == known) {
+        if self.get(name).is_none_or(|before| before.uuid != known.uuid || *before == known) {
             return Ok(());
         }
         let mut content = self.content.clone();

@@ -133,6 +133,23 @@ fn a_volume_opens_with_the_key_that_it_was_made_with() {
 }
 
 #[test]
+fn a_header_changes_what_is_remembered_of_its_own_volume_only() {
+    let bench = Bench::new();
+    let mut header = create(&bench.image("one"), &FormatOptions::default(), &bench.provider, None).unwrap();
+    let mut registry = Registry::load(bench.directory.path()).unwrap();
+    let name: crate::name::Name = "vol".parse().unwrap();
+    registry.insert(name.clone(), Known::of(&header)).unwrap();
+    header.token.kek_id = "kek-2".parse().unwrap();
+    registry.update(&name, &header).unwrap();
+    assert_eq!(registry.get(&name).unwrap().kek_id, header.token.kek_id);
+    // The name is given to another volume while somebody still has the header of the first.
+    let other = known(&file(&bench.directory, "two"));
+    registry.insert(name.clone(), other.clone()).unwrap();
+    registry.update(&name, &header).unwrap();
+    assert_eq!(registry.get(&name), Some(&other));
+}
+
+#[test]
 fn new_volumes_use_the_newest_active_kek() {
     let bench = Bench::new();
     let first = wrapping_kek(&bench.provider, None).unwrap();
