@@ -15,7 +15,8 @@ use super::{Result, Workload};
 /// Gives out requests until its time is over.
 struct Load {
     workload: Workload,
-    blocks: u64,
+    /// Bytes that the target has.
+    size: u64,
     end: Instant,
     served: Cell<u64>,
     state: Cell<u64>,
@@ -23,17 +24,14 @@ struct Load {
 }
 
 impl Load {
-    fn block(&self, served: u64) -> u64 {
-        if !self.workload.random {
-            return served % self.blocks;
-        }
-        // xorshift64: cheap next to a request.
+    /// xorshift64: cheap next to a request.
+    fn random(&self) -> u64 {
         let mut state = self.state.get();
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
         self.state.set(state);
-        state % self.blocks
+        state
     }
 }
 
@@ -44,9 +42,12 @@ impl Source for Load {
             return None;
         }
         self.served.set(served + 1);
-        let units = self.workload.block / LBA_BYTES as u32;
-        let first = self.block(served) * u64::from(units);
-        Some(Descriptor { op_flags: u32::from(self.workload.write), count: units, first })
+        let offset = self.workload.offset(served, self.random(), self.size);
+        Some(Descriptor {
+            op_flags: u32::from(self.workload.writes(served)),
+            count: self.workload.block / LBA_BYTES as u32,
+            first: offset / LBA_BYTES,
+        })
     }
 
     fn done(&self, _: u16, _: Descriptor, result: i32, _: &[u8]) {
@@ -90,13 +91,13 @@ fn processor_time() -> io::Result<Duration> {
 
 /// Has `target` serve `workload` for some seconds.
 pub(super) fn of_target<T: Target>(target: &T, workload: Workload, seconds: f64) -> Result<Done> {
-    let blocks = target.shape().sectors * LBA_BYTES / u64::from(workload.block);
+    let size = target.shape().sectors * LBA_BYTES;
     let measured = std::thread::scope(|scope| {
         let run = scope.spawn(|| {
             let stretch = Stretch::begin()?;
             let load = Load {
                 workload,
-                blocks,
+                size,
                 end: stretch.start + Duration::from_secs_f64(seconds),
                 served: Cell::new(0),
                 state: Cell::new(0x9e37_79b9_7f4a_7c15),
@@ -121,7 +122,7 @@ pub(super) fn of_cipher(cipher: &Cipher, workload: Workload, seconds: f64) -> Re
     while stretch.start.elapsed().as_secs_f64() < seconds {
         for buffer in &mut buffers {
             let first = served * u64::from(workload.block) / LBA_BYTES;
-            if workload.write {
+            if workload.writes(served) {
                 cipher.encrypt(first, buffer)
             } else {
                 cipher.decrypt(first, buffer)

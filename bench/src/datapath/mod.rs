@@ -7,8 +7,8 @@ mod load;
 mod qemu;
 mod workload;
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use ublk_targets::backing::{Backing, BackingOptions};
@@ -19,7 +19,7 @@ use ublk_targets::target::{Crypt, Plain};
 use crate::median::median;
 pub use load::Done;
 pub use qemu::Qemu;
-pub use workload::Workload;
+pub use workload::{Workload, WorkloadError};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
@@ -30,10 +30,13 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// A new file of `bytes` bytes at `path`, every one of them written.
-    pub fn create(path: &Path, bytes: u64) -> io::Result<Self> {
-        fs::write(path, vec![0x5a; bytes as usize])?;
-        Ok(Self { path: path.to_owned(), bytes })
+    /// A new file of `bytes` bytes at `path`, every one of them written. Fails where there is a file.
+    pub fn create(path: &Path, bytes: u64) -> Result<Self> {
+        let named = |error: io::Error| format!("{}: {error}", path.display());
+        let mut file = File::options().write(true).create_new(true).open(path).map_err(named)?;
+        let scratch = Self { path: path.to_owned(), bytes };
+        io::copy(&mut io::repeat(0x5a).take(bytes), &mut file).map_err(named)?;
+        Ok(scratch)
     }
 }
 
@@ -83,7 +86,7 @@ impl Outcome {
     }
 }
 
-/// Measures one workload on `file`.
+/// Measures one workload on `file`. Fails where its requests are not whole sectors, or do not fit into the file.
 pub fn measure(
     file: &Scratch,
     workload: Workload,
@@ -91,6 +94,12 @@ pub fn measure(
     qemu: Option<&Qemu>,
 ) -> Result<Outcome> {
     let Settings { sector_size, cpu_path, rounds, seconds } = *settings;
+    if !(workload.block as usize).is_multiple_of(sector_size.bytes()) {
+        return Err(format!("{workload}: a request is not whole sectors of {sector_size} bytes").into());
+    }
+    if u64::from(workload.block) > file.bytes {
+        return Err(format!("{workload}: a request is larger than the file of {} bytes", file.bytes).into());
+    }
     let dek = Dek::generate()?;
     let cipher = || Cipher::new(&dek, sector_size, cpu_path);
     let options = BackingOptions { offset: 0, length: None, sector_size, read_only: false };

@@ -23,7 +23,11 @@ const SECRET: &str = "secret,id=key,data=a-passphrase";
 impl Qemu {
     /// Images of `size` bytes beside a file that was written already.
     pub fn new(beside: &Path, size: u64) -> Result<Self> {
-        let (luks, raw) = (beside.with_extension("luks"), beside.with_extension("raw"));
+        let named = |suffix| PathBuf::from(format!("{}.{suffix}", beside.display()));
+        let (luks, raw) = (named("qemu-luks"), named("qemu-raw"));
+        if let Some(there) = [&luks, &raw].into_iter().find(|path| path.exists()) {
+            return Err(format!("{} exists: remove it", there.display()).into());
+        }
         std::fs::copy(beside, &raw)?;
         let made = Command::new("qemu-img")
             .args(["create", "-q", "--object", SECRET, "-f", "luks", "-o", "key-secret=key,iter-time=10"])
@@ -54,13 +58,15 @@ impl Qemu {
     }
 
     fn script(&self, workload: Workload, count: u64, size: u64) -> String {
-        let op = if workload.write { "aio_write" } else { "aio_read" };
-        let blocks = size / u64::from(workload.block);
         let mut script = String::new();
         for n in 0..count {
-            let block =
-                if workload.random { n.wrapping_mul(0x9e37_79b9_7f4a_7c15) % blocks } else { n % blocks };
-            script += &format!("{op} -q {} {}\n", block * u64::from(workload.block), workload.block);
+            let op = if workload.writes(n) { "aio_write" } else { "aio_read" };
+            let offset = workload.offset(n, n.wrapping_mul(0x9e37_79b9_7f4a_7c15), size);
+            script += &format!(
+                "{op} -q {offset} {}
+",
+                workload.block
+            );
             if (n + 1).is_multiple_of(workload.depth.into()) {
                 script += "aio_flush\n";
             }
