@@ -11,7 +11,7 @@ use openssl::symm;
 
 use super::*;
 use crate::cipher::engine::{EXPANSION_STACK, KERNEL_STACK, PORTABLE_STACK};
-use crate::cipher::x86::expand;
+use crate::cipher::kernel::Kernel;
 
 const STACK: usize = 512 * 1024;
 const PAINT: u8 = 0xA5;
@@ -22,9 +22,8 @@ const SECTORS: usize = 100;
 struct Secrets(HashSet<[u8; 16]>);
 
 impl Secrets {
-    fn new(key: &[u8], size: SectorSize) -> Self {
-        // SAFETY: the caller runs on a CPU with AES-NI.
-        let keys = unsafe { expand(key) }.unwrap();
+    fn new(kernel: Kernel, key: &[u8], size: SectorSize) -> Self {
+        let keys = kernel.expand(key).unwrap();
         let mut blocks: HashSet<[u8; 16]> = keys.get().all_blocks().collect();
         assert_eq!(blocks.len(), 3 * 15 - 2, "the two ends are the same both ways");
         let lbas = (0..SECTORS as u64).map(|i| u128::from(FIRST_LBA + i * size.lbas()).to_le_bytes());
@@ -64,7 +63,7 @@ fn traces_of(work: impl FnOnce() + Send) -> Traces {
         let room = black_box([0u8; 16 * 1024]);
         job.frame = ptr::from_ref(&room).addr();
         (job.work.take().unwrap())();
-        // SAFETY: asked for by a test that runs where AVX is.
+        // SAFETY: asked for by a test that runs where a kernel does.
         unsafe { store_registers(&mut job.registers) };
         black_box(&room);
     }
@@ -102,7 +101,7 @@ fn traces_of(work: impl FnOnce() + Send) -> Traces {
 }
 
 /// # Safety
-/// The CPU has AVX; `into` has 2048 bytes.
+/// The CPU can run a kernel; `into` has 2048 bytes.
 #[inline(never)]
 unsafe fn store_registers(into: &mut [u8]) {
     assert_eq!(into.len(), 32 * 64);
@@ -128,12 +127,13 @@ unsafe fn store_registers(into: &mut [u8]) {
 }
 
 fn for_each_setting(check: impl Fn(CpuPath, SectorSize, &[u8], &Secrets)) {
-    if !CpuPath::AesNi.is_available() {
+    // Every kernel has the same round keys.
+    let Some(kernel) = CpuPath::available().into_iter().find_map(Kernel::of) else {
         return;
-    }
+    };
     let key: Vec<u8> = (0..64).map(|i: u8| i.wrapping_mul(151).wrapping_add(7)).collect();
     for size in SIZES {
-        let secrets = Secrets::new(&key, size);
+        let secrets = Secrets::new(kernel, &key, size);
         for_each_path(|path| check(path, size, &key, &secrets));
     }
 }
