@@ -4,6 +4,8 @@
 pub(super) mod keys;
 pub(super) mod xts;
 
+#[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+use super::arm;
 use super::engine::Direction;
 #[cfg(target_arch = "x86_64")]
 use super::x86;
@@ -47,6 +49,13 @@ impl Kernel {
             CpuPath::Vaes256 => kernel(x86::vaes256::encrypt, x86::vaes256::decrypt),
             #[cfg(target_arch = "x86_64")]
             CpuPath::Vaes512 => kernel(x86::vaes512::encrypt, x86::vaes512::decrypt),
+            #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+            CpuPath::Neon => Some(Self {
+                expand: arm::keys::expand,
+                encrypt: arm::neon::encrypt,
+                decrypt: arm::neon::decrypt,
+            }),
+            // The portable path, and those of other architectures.
             _ => None,
         }
     }

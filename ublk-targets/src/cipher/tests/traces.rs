@@ -106,6 +106,17 @@ fn traces_of(work: impl FnOnce() + Send) -> Traces {
 unsafe fn store_registers(into: &mut [u8]) {
     assert_eq!(into.len(), 32 * 64);
     let into = into.as_mut_ptr();
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: 32 registers of 16 bytes each fit into the buffer.
+    unsafe {
+        asm!(
+            ".irp n,0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31",
+            "str q\\n, [{into}, 16 * \\n]",
+            ".endr",
+            into = in(reg) into
+        );
+    }
+    #[cfg(target_arch = "x86_64")]
     // SAFETY: 32 registers of 64 bytes each, or 16 of 32, fit into the buffer.
     unsafe {
         if is_x86_feature_detected!("avx512f") {
