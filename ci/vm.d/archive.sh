@@ -2,6 +2,9 @@
 # Debian packages without installing them: apt with a configuration and state of its own, verified by the
 # archive's keys as always, unpacked with dpkg -x. Works without root.
 
+# Of which architectures a private apt knows packages, with commas between them.
+ARCHITECTURES=amd64
+
 # The suites come from wherever this machine already gets its packages. apt itself lists what it would fetch, so
 # that both formats of its sources, mirror lists, proxies and whatever comes next are read by the program they
 # are written for.
@@ -21,7 +24,7 @@ archive_uri() {
       return
     fi
   done < <(machine_suites)
-  die "$EX_UNAVAILABLE" "this machine's apt sources name no archive whose address ends in /$1; kernel and QEMU come" \
+  die "$EX_UNAVAILABLE" "this machine's apt sources name no archive whose address ends in /$1; what is missing comes" \
     "from there. Add the usual Debian line for it (man sources.list), or prepare the cache ($CACHE) elsewhere and copy it."
 }
 
@@ -53,7 +56,7 @@ Types: deb
 URIs: $uri
 Suites: $suite
 Components: main
-Architectures: amd64
+Architectures: ${ARCHITECTURES//,/ }
 Targets: Packages
 Signed-By: $keyring
 
@@ -74,6 +77,7 @@ Dir::Etc::preferencesparts "$dir/empty";
 Dir::State::lists "$dir/lists";
 Dir::Cache "$dir";
 Dir::Cache::archives "$dir/archives";
+APT::Architectures "$ARCHITECTURES";
 APT::Sandbox::User "$(id -un)";
 APT::Get::Assume-Yes "true";
 APT::Install-Recommends "false";

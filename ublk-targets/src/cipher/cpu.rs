@@ -16,11 +16,13 @@ pub enum CpuPath {
     Vaes256,
     /// VAES with 512-bit registers (x86-64 with AVX-512 F and BW).
     Vaes512,
+    /// The AES instructions of ARMv8 (64-bit ARM, little endian).
+    Neon,
 }
 
 impl CpuPath {
     /// Every path, the fastest first.
-    pub const ALL: [Self; 4] = [Self::Vaes512, Self::Vaes256, Self::AesNi, Self::Portable];
+    pub const ALL: [Self; 5] = [Self::Vaes512, Self::Vaes256, Self::AesNi, Self::Neon, Self::Portable];
 
     /// The paths that this CPU has, the fastest first. [`CpuPath::Portable`] is always among them.
     pub fn available() -> Vec<Self> {
@@ -34,19 +36,23 @@ impl CpuPath {
 
     /// Whether this CPU, and the operating system on it, has the instructions of this path.
     pub fn is_available(self) -> bool {
-        #[cfg(target_arch = "x86_64")]
         match self {
             Self::Portable => true,
+            #[cfg(target_arch = "x86_64")]
             Self::AesNi => is_x86_feature_detected!("aes") && is_x86_feature_detected!("avx"),
+            #[cfg(target_arch = "x86_64")]
             Self::Vaes256 => is_x86_feature_detected!("vaes") && is_x86_feature_detected!("avx2"),
+            #[cfg(target_arch = "x86_64")]
             Self::Vaes512 => {
                 is_x86_feature_detected!("vaes")
                     && is_x86_feature_detected!("avx512f")
                     && is_x86_feature_detected!("avx512bw")
             }
+            #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+            Self::Neon => std::arch::is_aarch64_feature_detected!("aes"),
+            // The instructions of another architecture.
+            _ => false,
         }
-        #[cfg(not(target_arch = "x86_64"))]
-        matches!(self, Self::Portable)
     }
 
     /// The name that `--cpu-path` takes and `status` shows.
@@ -56,6 +62,7 @@ impl CpuPath {
             Self::AesNi => "aesni",
             Self::Vaes256 => "vaes256",
             Self::Vaes512 => "vaes512",
+            Self::Neon => "neon",
         }
     }
 }

@@ -2,8 +2,8 @@
 
 use aes::cipher::inout::InOutBuf;
 
-#[cfg(target_arch = "x86_64")]
-use super::x86;
+use super::kernel::keys::RoundKeys;
+use super::kernel::{Kernel, Run};
 use super::{CipherError, CpuPath, SectorSize, portable, registers};
 use crate::secret::{SecretBox, scrub_stack};
 
@@ -13,7 +13,6 @@ pub(super) const EXPANSION_STACK: usize = 16 * 1024;
 pub(super) const PORTABLE_STACK: usize = 16 * 1024;
 /// More bytes of stack than a kernel uses; below 2 KiB, from where on glibc clears memory by string instructions,
 /// whose start costs a small request several nanoseconds.
-#[cfg(target_arch = "x86_64")]
 pub(super) const KERNEL_STACK: usize = 1920;
 
 /// Which way a run goes.
@@ -26,8 +25,7 @@ pub(super) enum Direction {
 /// Round keys in a secret page, and the kernel that uses them.
 pub(super) enum Engine {
     Portable(SecretBox<portable::Keys>),
-    #[cfg(target_arch = "x86_64")]
-    X86(SecretBox<x86::RoundKeys>, x86::Kernel),
+    Kernel(SecretBox<RoundKeys>, Kernel),
 }
 
 impl Engine {
@@ -44,13 +42,11 @@ impl Engine {
 
     #[inline(never)]
     pub(super) fn expand(dek: &[u8], path: CpuPath) -> Result<Self, CipherError> {
-        #[cfg(target_arch = "x86_64")]
-        if let Some(kernel) = x86::Kernel::of(path) {
-            // SAFETY: every path that has a kernel has AES-NI.
-            let keys = unsafe { x86::expand(dek) }.map_err(CipherError::Memory)?;
-            return Ok(Self::X86(keys, kernel));
+        match Kernel::of(path) {
+            Some(kernel) => kernel.expand(dek).map(|keys| Self::Kernel(keys, kernel)),
+            None => portable::expand(dek).map(Self::Portable),
         }
-        Ok(Self::Portable(portable::expand(dek).map_err(CipherError::Memory)?))
+        .map_err(CipherError::Memory)
     }
 
     /// Encrypts or decrypts whole sectors.
@@ -63,11 +59,10 @@ impl Engine {
     ) {
         match self {
             Self::Portable(keys) => portable::run(keys.get(), direction, size, first_lba, data),
-            #[cfg(target_arch = "x86_64")]
-            Self::X86(keys, kernel) => {
+            Self::Kernel(keys, kernel) => {
                 let sectors = data.len() / size.bytes();
                 let (source, target) = data.into_raw();
-                let run = x86::Run { source, target, sectors, sector_size: size, first_lba };
+                let run = Run { source, target, sectors, sector_size: size, first_lba };
                 // SAFETY: `data` was borrowed for `sectors` sectors, and is one buffer or two that do not overlap.
                 unsafe { kernel.run(keys.get(), direction, run) };
             }
@@ -80,8 +75,7 @@ impl Engine {
     pub(super) fn scrub(&self) {
         match self {
             Self::Portable(_) => scrub_stack::<PORTABLE_STACK>(),
-            #[cfg(target_arch = "x86_64")]
-            Self::X86(..) => scrub_stack::<KERNEL_STACK>(),
+            Self::Kernel(..) => scrub_stack::<KERNEL_STACK>(),
         }
         registers::scrub();
     }

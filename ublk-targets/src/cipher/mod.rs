@@ -7,8 +7,16 @@
 //! The tweak of a sector is its LBA on the volume in units of 512 bytes, whatever the sector size (dm-crypt without
 //! `iv_large_sectors`), as 64 bits little endian with 64 zero bits above.
 
+#[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+mod arm;
 mod cpu;
 mod engine;
+// Other CPUs have the portable path only, and call none of this.
+#[cfg_attr(
+    not(any(target_arch = "x86_64", all(target_arch = "aarch64", target_endian = "little"))),
+    allow(dead_code)
+)]
+mod kernel;
 mod portable;
 mod registers;
 mod sector;

@@ -1,7 +1,7 @@
 //! Every path against outside oracles: published vectors, libcrypto and `xts-mode`.
 
 mod oracles;
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod traces;
 mod vectors;
 

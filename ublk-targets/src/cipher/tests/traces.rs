@@ -11,7 +11,7 @@ use openssl::symm;
 
 use super::*;
 use crate::cipher::engine::{EXPANSION_STACK, KERNEL_STACK, PORTABLE_STACK};
-use crate::cipher::x86::expand;
+use crate::cipher::kernel::Kernel;
 
 const STACK: usize = 512 * 1024;
 const PAINT: u8 = 0xA5;
@@ -22,9 +22,8 @@ const SECTORS: usize = 100;
 struct Secrets(HashSet<[u8; 16]>);
 
 impl Secrets {
-    fn new(key: &[u8], size: SectorSize) -> Self {
-        // SAFETY: the caller runs on a CPU with AES-NI.
-        let keys = unsafe { expand(key) }.unwrap();
+    fn new(kernel: Kernel, key: &[u8], size: SectorSize) -> Self {
+        let keys = kernel.expand(key).unwrap();
         let mut blocks: HashSet<[u8; 16]> = keys.get().all_blocks().collect();
         assert_eq!(blocks.len(), 3 * 15 - 2, "the two ends are the same both ways");
         let lbas = (0..SECTORS as u64).map(|i| u128::from(FIRST_LBA + i * size.lbas()).to_le_bytes());
@@ -64,7 +63,7 @@ fn traces_of(work: impl FnOnce() + Send) -> Traces {
         let room = black_box([0u8; 16 * 1024]);
         job.frame = ptr::from_ref(&room).addr();
         (job.work.take().unwrap())();
-        // SAFETY: asked for by a test that runs where AVX is.
+        // SAFETY: asked for by a test that runs where a kernel does.
         unsafe { store_registers(&mut job.registers) };
         black_box(&room);
     }
@@ -102,11 +101,22 @@ fn traces_of(work: impl FnOnce() + Send) -> Traces {
 }
 
 /// # Safety
-/// The CPU has AVX; `into` has 2048 bytes.
+/// The CPU can run a kernel; `into` has 2048 bytes.
 #[inline(never)]
 unsafe fn store_registers(into: &mut [u8]) {
     assert_eq!(into.len(), 32 * 64);
     let into = into.as_mut_ptr();
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: 32 registers of 16 bytes each fit into the buffer.
+    unsafe {
+        asm!(
+            ".irp n,0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31",
+            "str q\\n, [{into}, 16 * \\n]",
+            ".endr",
+            into = in(reg) into
+        );
+    }
+    #[cfg(target_arch = "x86_64")]
     // SAFETY: 32 registers of 64 bytes each, or 16 of 32, fit into the buffer.
     unsafe {
         if is_x86_feature_detected!("avx512f") {
@@ -128,12 +138,13 @@ unsafe fn store_registers(into: &mut [u8]) {
 }
 
 fn for_each_setting(check: impl Fn(CpuPath, SectorSize, &[u8], &Secrets)) {
-    if !CpuPath::AesNi.is_available() {
+    // Every kernel has the same round keys.
+    let Some(kernel) = CpuPath::available().into_iter().find_map(Kernel::of) else {
         return;
-    }
+    };
     let key: Vec<u8> = (0..64).map(|i: u8| i.wrapping_mul(151).wrapping_add(7)).collect();
     for size in SIZES {
-        let secrets = Secrets::new(&key, size);
+        let secrets = Secrets::new(kernel, &key, size);
         for_each_path(|path| check(path, size, &key, &secrets));
     }
 }

@@ -3,9 +3,9 @@
 use core::arch::asm;
 use core::arch::x86_64::*;
 
-use super::Run;
-use super::keys::RoundKeys;
-use super::xts::{self, Register};
+use crate::cipher::kernel::Run;
+use crate::cipher::kernel::keys::RoundKeys;
+use crate::cipher::kernel::xts::{self, Register};
 
 /// Registers in flight.
 const IN_FLIGHT: usize = 8;
@@ -13,7 +13,7 @@ const IN_FLIGHT: usize = 8;
 /// # Safety
 /// The CPU has the features below, and `run` describes valid memory.
 #[target_feature(enable = "aes,avx")]
-pub(super) unsafe fn encrypt(keys: &RoundKeys, run: Run) {
+pub(in crate::cipher) unsafe fn encrypt(keys: &RoundKeys, run: Run) {
     // SAFETY: as the caller says.
     unsafe { xts::run::<Xmm, IN_FLIGHT, true>(keys, run) }
 }
@@ -21,7 +21,7 @@ pub(super) unsafe fn encrypt(keys: &RoundKeys, run: Run) {
 /// # Safety
 /// The CPU has the features below, and `run` describes valid memory.
 #[target_feature(enable = "aes,avx")]
-pub(super) unsafe fn decrypt(keys: &RoundKeys, run: Run) {
+pub(in crate::cipher) unsafe fn decrypt(keys: &RoundKeys, run: Run) {
     // SAFETY: as the caller says.
     unsafe { xts::run::<Xmm, IN_FLIGHT, false>(keys, run) }
 }
@@ -86,7 +86,13 @@ impl Register for Xmm {
     }
 
     #[inline(always)]
-    unsafe fn round<const ENCRYPT: bool>(self, key: Self) -> Self {
+    unsafe fn start(self, tweaks: Self, key: Self) -> Self {
+        // SAFETY: see `load`.
+        unsafe { self.xor(key.xor(tweaks)) }
+    }
+
+    #[inline(always)]
+    unsafe fn round<const ENCRYPT: bool>(self, _before: Self, key: Self) -> Self {
         // SAFETY: see `load`.
         unsafe {
             Self(match ENCRYPT {
@@ -97,7 +103,7 @@ impl Register for Xmm {
     }
 
     #[inline(always)]
-    unsafe fn last_round<const ENCRYPT: bool>(self, key: Self) -> Self {
+    unsafe fn last_round<const ENCRYPT: bool>(self, _before: Self, key: Self) -> Self {
         // SAFETY: see `load`.
         unsafe {
             Self(match ENCRYPT {

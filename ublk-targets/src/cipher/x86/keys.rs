@@ -2,53 +2,23 @@
 
 use core::arch::x86_64::*;
 
-use crate::secret::{SecretBox, SecretError};
+use crate::cipher::kernel::keys::{ROUNDS, RoundKeys, Schedule};
 
-/// Rounds of AES-256.
-pub(super) const ROUNDS: usize = 14;
-
-/// The round keys of one key, in the order of use.
-#[repr(C, align(16))]
-pub(super) struct Schedule(pub [[u8; 16]; ROUNDS + 1]);
-
-/// The data key, both ways, and the tweak key, which only ever encrypts.
-#[repr(C, align(64))]
-pub(in crate::cipher) struct RoundKeys {
-    pub(super) encrypt: Schedule,
-    pub(super) decrypt: Schedule,
-    pub(super) tweak: Schedule,
-}
-
-#[cfg(test)]
-impl RoundKeys {
-    /// Every round key of every schedule.
-    pub(in crate::cipher) fn all_blocks(&self) -> impl Iterator<Item = [u8; 16]> {
-        [&self.encrypt, &self.decrypt, &self.tweak].into_iter().flat_map(|schedule| schedule.0)
-    }
-}
-
-/// Expands the 64 bytes of a data encryption key into a secret page. The caller scrubs stack and registers.
+/// Expands the 64 bytes of a data encryption key.
 ///
 /// # Safety
 /// The CPU has AES-NI.
-#[inline(never)]
-pub(in crate::cipher) unsafe fn expand(dek: &[u8]) -> Result<SecretBox<RoundKeys>, SecretError> {
+#[target_feature(enable = "aes")]
+pub(in crate::cipher) unsafe fn expand(dek: &[u8], keys: &mut RoundKeys) {
     let (data, tweak) = dek.split_at(32);
-    // SAFETY: the page is zero to begin with, and all zeros are valid round keys, so that references to the slot's
-    // fields are sound; each field is then written. Round keys own no other memory. The caller answers for the CPU.
-    unsafe {
-        SecretBox::new_with(|slot| {
-            let keys: &mut RoundKeys = slot.assume_init_mut();
-            expand_encrypt(data, &mut keys.encrypt);
-            invert(&keys.encrypt, &mut keys.decrypt);
-            expand_encrypt(tweak, &mut keys.tweak);
-        })
-    }
+    expand_encrypt(data, &mut keys.encrypt);
+    invert(&keys.encrypt, &mut keys.decrypt);
+    expand_encrypt(tweak, &mut keys.tweak);
 }
 
 /// Each pair of round keys follows from the pair before.
 #[target_feature(enable = "aes")]
-unsafe fn expand_encrypt(key: &[u8], schedule: &mut Schedule) {
+fn expand_encrypt(key: &[u8], schedule: &mut Schedule) {
     let keys = &mut schedule.0;
     keys[0].copy_from_slice(&key[..16]);
     keys[1].copy_from_slice(&key[16..32]);

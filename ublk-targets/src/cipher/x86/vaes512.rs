@@ -3,9 +3,10 @@
 use core::arch::asm;
 use core::arch::x86_64::*;
 
-use super::Run;
-use super::keys::RoundKeys;
-use super::xts::{self, Register, carry_mask, rotation};
+use super::{carry_mask, rotation};
+use crate::cipher::kernel::Run;
+use crate::cipher::kernel::keys::RoundKeys;
+use crate::cipher::kernel::xts::{self, Register};
 
 /// Registers in flight.
 const IN_FLIGHT: usize = 4;
@@ -16,7 +17,7 @@ const CARRY: [u8; 16] = carry_mask(IN_FLIGHT * Zmm::BLOCKS);
 /// # Safety
 /// The CPU has the features below, and `run` describes valid memory.
 #[target_feature(enable = "avx512f,avx512bw,vaes")]
-pub(super) unsafe fn encrypt(keys: &RoundKeys, run: Run) {
+pub(in crate::cipher) unsafe fn encrypt(keys: &RoundKeys, run: Run) {
     // SAFETY: as the caller says.
     unsafe { xts::run::<Zmm, IN_FLIGHT, true>(keys, run) }
 }
@@ -24,7 +25,7 @@ pub(super) unsafe fn encrypt(keys: &RoundKeys, run: Run) {
 /// # Safety
 /// The CPU has the features below, and `run` describes valid memory.
 #[target_feature(enable = "avx512f,avx512bw,vaes")]
-pub(super) unsafe fn decrypt(keys: &RoundKeys, run: Run) {
+pub(in crate::cipher) unsafe fn decrypt(keys: &RoundKeys, run: Run) {
     // SAFETY: as the caller says.
     unsafe { xts::run::<Zmm, IN_FLIGHT, false>(keys, run) }
 }
@@ -88,7 +89,13 @@ impl Register for Zmm {
     }
 
     #[inline(always)]
-    unsafe fn round<const ENCRYPT: bool>(self, key: Self) -> Self {
+    unsafe fn start(self, tweaks: Self, key: Self) -> Self {
+        // SAFETY: see `load`.
+        unsafe { self.xor(key.xor(tweaks)) }
+    }
+
+    #[inline(always)]
+    unsafe fn round<const ENCRYPT: bool>(self, _before: Self, key: Self) -> Self {
         // SAFETY: see `load`.
         unsafe {
             Self(match ENCRYPT {
@@ -99,7 +106,7 @@ impl Register for Zmm {
     }
 
     #[inline(always)]
-    unsafe fn last_round<const ENCRYPT: bool>(self, key: Self) -> Self {
+    unsafe fn last_round<const ENCRYPT: bool>(self, _before: Self, key: Self) -> Self {
         // SAFETY: see `load`.
         unsafe {
             Self(match ENCRYPT {

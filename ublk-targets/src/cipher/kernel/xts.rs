@@ -4,8 +4,9 @@
 
 use core::arch::asm;
 
+use super::Run;
 use super::keys::{ROUNDS, RoundKeys, Schedule};
-use super::{Run, SectorSize};
+use crate::cipher::SectorSize;
 
 /// One block, and its tweak.
 type Block = [u8; 16];
@@ -18,29 +19,12 @@ const SECTORS: usize = 32;
 #[repr(align(64))]
 struct FirstTweaks([Block; SECTORS]);
 
-/// Multiplication by alpha to the power of `blocks`, a multiple of 8, begins with a rotation by whole bytes, which
-/// brings the bytes moved out at the top to the bottom: where each byte comes from.
-pub(super) const fn rotation(blocks: usize) -> Block {
-    let mut from = [0; 16];
-    let mut byte = 0;
-    while byte < 16 {
-        from[byte] = ((16 - blocks / 8 + byte) % 16) as u8;
-        byte += 1;
-    }
-    from
-}
-
-/// The bytes that such a rotation brings to the bottom.
-pub(super) const fn carry_mask(blocks: usize) -> Block {
-    ((1u128 << blocks) - 1).to_le_bytes()
-}
-
 /// A register that holds one or more blocks.
 ///
 /// # Safety
 /// Every method needs the CPU features of its kernel. `load` and `store` need [`BLOCKS`](Self::BLOCKS) blocks of
 /// valid memory, of any alignment.
-pub(super) trait Register: Copy {
+pub(in crate::cipher) trait Register: Copy {
     /// Blocks in a register.
     const BLOCKS: usize;
     /// Whether there are registers enough to hold all round keys during a run.
@@ -57,10 +41,15 @@ pub(super) trait Register: Copy {
     /// No instruction, but for the compiler a step that cannot be moved across another. Without it, the compiler
     /// works on one register after the other, and computes tweaks apart from the rounds, so that the AES units wait.
     unsafe fn barrier(self) -> Self;
-    /// An inner round of AES (FIPS 197, 5.1) or of its equivalent inverse (5.3.5).
-    unsafe fn round<const ENCRYPT: bool>(self, key: Self) -> Self;
-    /// The last round.
-    unsafe fn last_round<const ENCRYPT: bool>(self, key: Self) -> Self;
+    /// Masks blocks of data with `tweaks` before the first round, and with the first key, `key`, unless the first
+    /// round adds that.
+    unsafe fn start(self, tweaks: Self, key: Self) -> Self;
+    /// An inner round of AES (FIPS 197, 5.1) or of its equivalent inverse (5.3.5). An instruction that ends with a
+    /// round's key takes `key`; one that begins with the key of the round before takes `before`, and so is always one
+    /// key behind. The key that a CPU does not take costs it nothing.
+    unsafe fn round<const ENCRYPT: bool>(self, before: Self, key: Self) -> Self;
+    /// The last round. `key` has a block's tweak in it, and is added in any case.
+    unsafe fn last_round<const ENCRYPT: bool>(self, before: Self, key: Self) -> Self;
     /// The tweaks of register `index` of a sector: `first` times alpha to the number of each block. `previous` are
     /// the tweaks of the register before, if there is one.
     unsafe fn tweaks_at(first: &Block, index: usize, previous: Self) -> Self;
@@ -79,7 +68,10 @@ macro_rules! unroll {
 /// # Safety
 /// The CPU has the features of `R`, and `run` describes valid memory.
 #[inline(always)]
-pub(super) unsafe fn run<R: Register, const N: usize, const ENCRYPT: bool>(keys: &RoundKeys, run: Run) {
+pub(in crate::cipher) unsafe fn run<R: Register, const N: usize, const ENCRYPT: bool>(
+    keys: &RoundKeys,
+    run: Run,
+) {
     let data_keys = if ENCRYPT { &keys.encrypt } else { &keys.decrypt };
     let mut first_tweaks = FirstTweaks([[0; 16]; SECTORS]);
     let (mut lba, mut left) = (run.first_lba, run.sectors);
@@ -210,13 +202,13 @@ unsafe fn group<R: Register, const N: usize, const ENCRYPT: bool, const LAST: bo
         let last_key = R::splat(&keys.0[ROUNDS]);
         let (mut blocks, mut last_keys) = (tweaks, tweaks);
         for i in 0..N {
-            blocks[i] = R::load(source.add(i * width)).xor(key.xor(tweaks[i]));
+            blocks[i] = R::load(source.add(i * width)).start(tweaks[i], key);
             last_keys[i] = tweaks[i].xor(last_key);
         }
         unroll!(ROUND in [1 2 3 4 5 6 7 8 9 10 11 12 13] {
-            let key = R::splat(&keys.0[ROUND]);
+            let (before, key) = (R::splat(&keys.0[ROUND - 1]), R::splat(&keys.0[ROUND]));
             for block in &mut blocks {
-                *block = block.round::<ENCRYPT>(key).barrier();
+                *block = block.round::<ENCRYPT>(before, key).barrier();
             }
             if ROUND <= N {
                 let i = ROUND - 1;
@@ -224,8 +216,9 @@ unsafe fn group<R: Register, const N: usize, const ENCRYPT: bool, const LAST: bo
                 tweaks[i] = if LAST { R::tweaks_at(next, i, before) } else { now.next_tweaks(before) }.barrier();
             }
         });
+        let before = R::splat(&keys.0[ROUNDS - 1]);
         for i in 0..N {
-            blocks[i].last_round::<ENCRYPT>(last_keys[i]).store(target.add(i * width));
+            blocks[i].last_round::<ENCRYPT>(before, last_keys[i]).store(target.add(i * width));
         }
     }
     tweaks
