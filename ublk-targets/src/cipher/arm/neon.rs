@@ -68,15 +68,15 @@ fn last_decrypt_round(blocks: uint8x16_t, key: uint8x16_t) -> uint8x16_t {
     vaesdq_u8(blocks, key)
 }
 
-/// Adds what the bits in the lowest byte of `carry`, which a shift moved out at the top, contribute at the bottom
-/// beside themselves: their product with x^7 + x^2 + x. One multiplication of bytes stands in for six shifts and
-/// sums: on many of these CPUs AES runs in every vector unit, so that each instruction less is time for it.
+/// Adds what the bits `carry`, which a shift moved out at the top, contribute at the bottom beside themselves. Shifts and
+/// sums, and no product of polynomials, which would wait for the unit of AES where a CPU has one only.
 #[inline]
 #[target_feature(enable = "neon")]
-fn reduce(shifted: uint8x16_t, carry: uint8x16_t) -> uint8x16_t {
-    // The other bytes have a factor of zero.
-    let product = vmull_p8(vreinterpret_p8_u8(vget_low_u8(carry)), vcreate_p8(0x86));
-    veorq_u8(shifted, vreinterpretq_u8_p16(product))
+fn reduce(shifted: uint64x2_t, carry: uint64x2_t) -> uint8x16_t {
+    let times_2 = vaddq_u64(carry, carry);
+    let times_4 = vaddq_u64(times_2, times_2);
+    let times_128 = vshlq_n_u64::<7>(carry);
+    vreinterpretq_u8_u64(veorq_u64(veorq_u64(shifted, times_128), veorq_u64(times_2, times_4)))
 }
 
 #[inline]
@@ -98,7 +98,7 @@ fn times_alpha(first: uint8x16_t, index: usize) -> uint8x16_t {
     // The carry of each half of a block goes into the other half.
     let carries = vextq_u64::<1>(carries, carries);
     let shifted = veorq_u64(vshlq_u64(halves, left), carries);
-    reduce(vreinterpretq_u8_u64(shifted), vreinterpretq_u8_u64(carries))
+    reduce(shifted, vandq_u64(carries, low_half(u64::MAX)))
 }
 
 /// `tweak` times alpha to the power of 8, the number of blocks in flight: a rotation by a byte.
@@ -106,8 +106,15 @@ fn times_alpha(first: uint8x16_t, index: usize) -> uint8x16_t {
 #[target_feature(enable = "neon")]
 fn times_alpha_8(tweak: uint8x16_t) -> uint8x16_t {
     const { assert!(IN_FLIGHT == 8) };
-    let rotated = vextq_u8::<15>(tweak, tweak);
-    reduce(rotated, rotated)
+    let rotated = vreinterpretq_u64_u8(vextq_u8::<15>(tweak, tweak));
+    reduce(rotated, vandq_u64(rotated, low_half(0xFF)))
+}
+
+/// A number in the low half of a block.
+#[inline]
+#[target_feature(enable = "neon")]
+fn low_half(number: u64) -> uint64x2_t {
+    vcombine_u64(vcreate_u64(number), vcreate_u64(0))
 }
 
 impl Register for Neon {

@@ -3,16 +3,13 @@
 use core::arch::asm;
 use core::arch::x86_64::*;
 
-use super::{carry_mask, rotation};
+use super::CARRY;
 use crate::cipher::kernel::Run;
 use crate::cipher::kernel::keys::RoundKeys;
 use crate::cipher::kernel::xts::{self, Register};
 
 /// Registers in flight.
 const IN_FLIGHT: usize = 8;
-
-const ROTATION: [u8; 16] = rotation(IN_FLIGHT * Ymm::BLOCKS);
-const CARRY: [u8; 16] = carry_mask(IN_FLIGHT * Ymm::BLOCKS);
 
 /// # Safety
 /// The CPU has the features below, and `run` describes valid memory.
@@ -60,8 +57,9 @@ impl Register for Ymm {
 
     #[inline(always)]
     unsafe fn load(source: *const u8) -> Self {
+        // An instruction of its own, and no operand of the next one: CPUs take the same time, emulators less.
         // SAFETY: as the trait says; the same holds below.
-        unsafe { Self(_mm256_loadu_si256(source.cast())) }
+        unsafe { Self(barrier(_mm256_loadu_si256(source.cast()))) }
     }
 
     #[inline(always)]
@@ -136,8 +134,11 @@ impl Register for Ymm {
     unsafe fn next_tweaks(self, _previous: Self) -> Self {
         // SAFETY: see `load`.
         unsafe {
-            let rotated = _mm256_shuffle_epi8(self.0, Self::splat(&ROTATION).0);
-            Self(reduce(rotated, _mm256_and_si256(rotated, Self::splat(&CARRY).0)))
+            const { assert!(IN_FLIGHT * Self::BLOCKS == 16) };
+            // Left to itself, the compiler makes a blend of the mask, which is no faster, and slow where emulated.
+            let rotated = barrier(_mm256_alignr_epi8::<14>(self.0, self.0));
+            let carry = _mm256_and_si256(rotated, Self::splat(&CARRY).barrier().0);
+            Self(reduce(rotated, carry))
         }
     }
 }

@@ -3,16 +3,13 @@
 use core::arch::asm;
 use core::arch::x86_64::*;
 
-use super::{carry_mask, rotation};
+use super::CARRY;
 use crate::cipher::kernel::Run;
 use crate::cipher::kernel::keys::RoundKeys;
 use crate::cipher::kernel::xts::{self, Register};
 
 /// Registers in flight.
 const IN_FLIGHT: usize = 4;
-
-const ROTATION: [u8; 16] = rotation(IN_FLIGHT * Zmm::BLOCKS);
-const CARRY: [u8; 16] = carry_mask(IN_FLIGHT * Zmm::BLOCKS);
 
 /// # Safety
 /// The CPU has the features below, and `run` describes valid memory.
@@ -136,7 +133,8 @@ impl Register for Zmm {
     unsafe fn next_tweaks(self, _previous: Self) -> Self {
         // SAFETY: see `load`.
         unsafe {
-            let rotated = _mm512_shuffle_epi8(self.0, Self::splat(&ROTATION).0);
+            const { assert!(IN_FLIGHT * Self::BLOCKS == 16) };
+            let rotated = _mm512_alignr_epi8::<14>(self.0, self.0);
             Self(reduce(rotated, _mm512_and_si512(rotated, Self::splat(&CARRY).0)))
         }
     }
