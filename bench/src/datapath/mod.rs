@@ -7,8 +7,9 @@ mod load;
 mod qemu;
 mod workload;
 
-use std::fs;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use ublk_targets::backing::{Backing, BackingOptions};
@@ -23,24 +24,25 @@ pub use workload::Workload;
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
-/// A file to work on, which ends with this value.
+/// A file without a name to work on: it ends with this process, however that ends.
 pub struct Scratch {
-    path: PathBuf,
+    file: File,
     bytes: u64,
 }
 
 impl Scratch {
-    /// A new file of `bytes` bytes at `path`, every one of them written.
-    pub fn create(path: &Path, bytes: u64) -> io::Result<Self> {
-        fs::write(path, vec![0x5a; bytes as usize])?;
-        Ok(Self { path: path.to_owned(), bytes })
+    /// A new file of `bytes` bytes on the file system of `dir`, every one of them written.
+    pub fn create(dir: &Path, bytes: u64) -> io::Result<Self> {
+        let mut file = tempfile::tempfile_in(dir)?;
+        io::copy(&mut io::repeat(0x5a).take(bytes), &mut file)?;
+        // What is still to be written to a disk would be written during the first measurement.
+        file.sync_all()?;
+        Ok(Self { file, bytes })
     }
-}
 
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // Nothing depends on the removal: the file is ours, and its place is a temporary one.
-        let _ = fs::remove_file(&self.path);
+    /// By this, this process opens it once more.
+    fn path(&self) -> PathBuf {
+        format!("/proc/self/fd/{}", self.file.as_raw_fd()).into()
     }
 }
 
@@ -94,7 +96,7 @@ pub fn measure(
     let dek = Dek::generate()?;
     let cipher = || Cipher::new(&dek, sector_size, cpu_path);
     let options = BackingOptions { offset: 0, length: None, sector_size, read_only: false };
-    let backing = || Backing::open(&file.path, &options);
+    let backing = || Backing::open(&file.path(), &options);
     let plain_target = Plain::new(backing()?, sector_size, false, false);
     let crypt_target = Crypt::new(backing()?, cipher()?, false, false);
     let alone = cipher()?;

@@ -55,7 +55,7 @@ fn add_cipher(size: SectorSize, ratios: &mut Ratios) -> Result<(), Error> {
 
 /// The processor time of `plain` and the cipher beside that of `crypt`, in which both come together.
 fn datapath_ratios() -> Result<BTreeMap<String, f64>, Error> {
-    let file = Scratch::create(Path::new("/dev/shm/blkseal-perf"), DATAPATH_BYTES)?;
+    let file = Scratch::create(Path::new("/dev/shm"), DATAPATH_BYTES)?;
     let mut ratios = BTreeMap::new();
     // One request at a time measures how the kernel wakes its threads, which is neither ours nor steady.
     for workload in Workload::ALL.into_iter().filter(|workload| workload.depth > 1) {
