@@ -1,6 +1,8 @@
 //! The control plane of blkseal. Rooms, from the top down; each names only those below it:
 //!
-//! `cli` -> `control` <- `daemon` -> `volume` -> `luks`, `provider` -> [`ublk_targets`]
+//! `cli` -> `control` <- `daemon` -> `volume` -> `luks` -> `provider` -> [`ublk_targets`]
+//!
+//! `worker` is a process of its own, which the daemon starts: it names `control`, `luks` and [`ublk_targets`].
 
 /// For the helpers of `tests/kmip`, which tests in here use as well.
 #[cfg(test)]

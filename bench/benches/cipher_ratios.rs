@@ -2,10 +2,16 @@
 //!
 //! `ROUNDS` in the environment sets how many rounds there are (default 40).
 
+use std::process::ExitCode;
+
+use blkseal_bench::arguments::EX_USAGE;
 use blkseal_bench::cipher_rates::{self, Column, RawRates};
 use blkseal_bench::ciphers::{self, Contestant, Error};
 use blkseal_bench::memory::Temperature;
 use ublk_targets::cipher::SectorSize;
+
+/// As sysexits(3) has it.
+const EX_IOERR: u8 = 74;
 
 const COLUMNS: [Column; 6] = [
     (4 << 10, Temperature::Hot),
@@ -16,11 +22,22 @@ const COLUMNS: [Column; 6] = [
     (1 << 20, Temperature::Cold),
 ];
 
-fn main() -> Result<(), Error> {
-    let rounds = match std::env::var("ROUNDS") {
-        Ok(text) => text.parse()?,
-        Err(_) => 40,
+fn main() -> ExitCode {
+    let rounds = std::env::var("ROUNDS").unwrap_or_else(|_| "40".to_owned());
+    let Some(rounds) = rounds.parse().ok().filter(|rounds| (1..=100_000).contains(rounds)) else {
+        eprintln!("cipher_ratios: ROUNDS is {rounds:?}, but must be 1 to 100000");
+        return EX_USAGE.into();
     };
+    match tables(rounds) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("cipher_ratios: {error}");
+            EX_IOERR.into()
+        }
+    }
+}
+
+fn tables(rounds: usize) -> Result<(), Error> {
     for size in [SectorSize::S4096, SectorSize::S512] {
         let mut contestants = ciphers::all(size)?;
         let mut results = Vec::new();

@@ -7,6 +7,7 @@
 //! | `study` | the devices under a real kernel, with fio |
 //! | `perf` | whether any of these became slower |
 
+pub mod arguments;
 #[cfg(feature = "ciphers")]
 pub mod cipher_rates;
 #[cfg(feature = "ciphers")]

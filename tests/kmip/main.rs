@@ -18,6 +18,7 @@ mod disagree;
 mod failover;
 mod life;
 mod memory;
+mod orphans;
 mod protocol;
 mod proxy;
 mod support;

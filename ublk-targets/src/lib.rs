@@ -1,6 +1,6 @@
 //! The data plane of blkseal: a ublk device is served by a target, sector by sector, on io_uring.
 //!
-//! Read the rooms from the top down; each names only those below it.
+//! Read the rooms from the top down; each names only those below it, except that `backing` names the queue's ring.
 //!
 //! | room | what it holds |
 //! |---|---|
@@ -8,9 +8,9 @@
 //! | [`queue`] | one thread and one ring a hardware queue; one task and one buffer a tag |
 //! | [`target`] | what serves requests: `null`, `plain`, `crypt` |
 //! | [`backing`] | full-length read, write, flush and discard on the queue's ring |
+//! | [`stats`] | counters and latency histograms |
 //! | [`request`] | a descriptor, parsed once into an operation over a checked range of sectors |
 //! | [`buffer`] | a tag's buffer; types that keep plaintext and ciphertext apart |
-//! | [`stats`] | counters and latency histograms |
 //! | [`cipher`] | AES-256-XTS over a run of sectors |
 //! | [`secret`] | the only home of key bytes: locked pages, wiped at the end |
 //!

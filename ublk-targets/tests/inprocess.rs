@@ -115,6 +115,58 @@ impl Source for Script<'_> {
     }
 }
 
+/// Each tag writes in an area of its own and reads that again, while the others do the same.
+struct Areas {
+    steps: Vec<Cell<usize>>,
+    model: RefCell<Vec<u8>>,
+}
+
+impl Areas {
+    const TAGS: usize = 16;
+    const STEPS: usize = 40;
+
+    /// The tag's request number `step`, each write followed by a read of the same range.
+    fn request(tag: u16, step: usize) -> Descriptor {
+        let sectors = DISK / 4096 / Self::TAGS;
+        let pair = step / 2;
+        let first = pair % sectors;
+        let count = 1 + (pair * 7 + usize::from(tag)) % (sectors - first);
+        Descriptor {
+            op_flags: if step.is_multiple_of(2) { WRITE } else { READ },
+            count: count as u32 * 8,
+            first: ((usize::from(tag) * sectors + first) * 8) as u64,
+        }
+    }
+
+    fn pattern(tag: u16, step: usize) -> u8 {
+        (usize::from(tag) * 16 + step) as u8
+    }
+}
+
+impl Source for Areas {
+    fn next(&self, tag: u16, buffer: &mut [u8]) -> Option<Descriptor> {
+        let step = self.steps[usize::from(tag)].get();
+        let raw = Self::request(tag, step);
+        if raw.op_flags == WRITE {
+            fill(&mut buffer[..extent(raw).len()], Self::pattern(tag, step), raw.first);
+        } else {
+            buffer.fill(0xee);
+        }
+        (step < Self::STEPS).then_some(raw)
+    }
+
+    fn done(&self, tag: u16, raw: Descriptor, result: i32, buffer: &[u8]) {
+        let step = self.steps[usize::from(tag)].replace(self.steps[usize::from(tag)].get() + 1);
+        assert_eq!(result as usize, extent(raw).len());
+        let part = &mut self.model.borrow_mut()[extent(raw)];
+        if raw.op_flags == WRITE {
+            fill(part, Self::pattern(tag, step), raw.first);
+        } else {
+            assert!(buffer[..part.len()] == *part, "tag {tag}: read of {raw:?}");
+        }
+    }
+}
+
 /// What is stored, decrypted by an implementation that is not ours.
 fn decrypted(file: &File, sector_size: SectorSize) -> Vec<u8> {
     let mut data = vec![0; DISK];
@@ -130,16 +182,20 @@ fn decrypted(file: &File, sector_size: SectorSize) -> Vec<u8> {
 }
 
 fn run<T: Target>(target: &T, script: &Script<'_>) {
+    run_tags(target, 1, script);
+}
+
+fn run_tags<T: Target>(target: &T, tags: u16, source: &impl Source) {
     // A thread has one ring in its life, so each run takes a new thread; it is joined before this returns.
     struct Pass<S>(S);
-    // SAFETY: the thread below is the only one to use the script until it has ended.
+    // SAFETY: the thread below is the only one to use the source until it has ended.
     unsafe impl<S> Send for Pass<S> {}
-    let pass = Pass(script);
+    let pass = Pass(source);
     std::thread::scope(|scope| {
         scope
             .spawn(move || {
                 let pass = pass;
-                serve(target, 1, BUFFER, pass.0).map(|_| ())
+                serve(target, tags, BUFFER, pass.0).map(|_| ())
             })
             .join()
             .unwrap()
@@ -183,6 +239,18 @@ proptest! {
             prop_assert_eq!(result, expected_result(step.raw, sector_size), "{:?}", step);
         }
     }
+}
+
+#[test]
+fn tags_at_once_keep_their_data_apart() {
+    let file = disk();
+    let cipher = Cipher::new(&dek(), SectorSize::S4096, None).unwrap();
+    let target = Crypt::new(backing(file.path(), SectorSize::S4096), cipher, false, false);
+    let model = RefCell::new(decrypted(file.as_file(), SectorSize::S4096));
+    let areas = Areas { steps: vec![Cell::new(0); Areas::TAGS], model };
+    run_tags(&target, Areas::TAGS as u16, &areas);
+    assert!(areas.steps.iter().all(|steps| steps.get() == Areas::STEPS));
+    assert!(decrypted(file.as_file(), SectorSize::S4096) == *areas.model.borrow());
 }
 
 /// What each request must answer, from the rules of the block layer alone.

@@ -1,92 +1,100 @@
 //! What the cipher costs in the data path, without a kernel driver: see `blkseal_bench::datapath`.
 //!
 //! Each line is one pattern, block size and depth. With `--qemu`, what QEMU's LUKS driver would do in the place of our
-//! cipher. Ends with 0, with 1 where it could not measure, with 2 where its arguments are wrong.
+//! cipher. Exit status: 0, 64 for wrong usage, 74 if something could not be measured.
 
 use std::error::Error;
+use std::fmt::Display;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use blkseal_bench::arguments::{self, EX_USAGE};
 use blkseal_bench::datapath::{self, Qemu, Scratch, Settings, Workload};
 use clap::Parser;
 use ublk_targets::cipher::{CpuPath, SectorSize};
 
-/// Measures the data path in-process, on a file: `plain`, `crypt` and the cipher alone, in requests a second.
+const EX_IOERR: u8 = 74;
+
+/// Drive the targets in-process, and say what the cipher costs in the path
 #[derive(Parser)]
 struct Arguments {
-    /// File to work on, which must not exist: it is created, and removed at the end. On tmpfs the file system costs
-    /// least.
-    #[arg(long, default_value = "/dev/shm/blkseal-datapath")]
-    file: PathBuf,
-    /// Bytes of the file.
-    #[arg(long, default_value_t = 256 << 20, value_parser = clap::value_parser!(u64).range(1 << 20..=1 << 40))]
+    /// Where the file to work on is made, which has no name there. On tmpfs the file system costs least
+    #[arg(long, value_name = "DIR", default_value = "/dev/shm")]
+    dir: PathBuf,
+    /// MiB of the file
+    #[arg(long, value_name = "MIB", default_value_t = 256, value_parser = clap::value_parser!(u64).range(16..=1 << 20))]
     size: u64,
-    /// Seconds of each measurement.
+    /// Seconds of each measurement
     #[arg(long, default_value_t = 1.0, value_parser = seconds)]
     seconds: f64,
-    /// Rounds that medians are taken of.
+    /// Rounds that medians are taken of
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=1000))]
     rounds: u16,
-    /// Bytes of a sector: 512 or 4096.
+    /// Bytes of a sector: 512 or 4096
     #[arg(long, default_value = "4096", value_parser = sector_size)]
     sector_size: SectorSize,
-    /// How AES is computed; the fastest unless given.
+    /// How AES is computed; the fastest unless given
     #[arg(long)]
     cpu_path: Option<CpuPath>,
-    /// PATTERN:BLOCK:DEPTH, as randread:4K:32, in place of the usual six (repeatable). Patterns: read, write, rw, rw70
-    /// (70 reads among 100), or rand before one of these.
-    #[arg(long = "workload")]
-    workloads: Vec<Workload>,
-    /// Only lines whose name contains this.
+    /// Measure this instead of the usual ones, as in randread:64K:16; can be given several times. Patterns: read, write,
+    /// rw, rw70 (70 reads among 100 requests), or rand before one of these
+    #[arg(long, value_name = "PATTERN:BLOCK:DEPTH")]
+    workload: Vec<Workload>,
+    /// Only lines whose name contains this
     #[arg(long, default_value = "")]
     only: String,
-    /// Also measure QEMU's LUKS driver (qemu-img and qemu-io must be there).
+    /// Also measure QEMU's LUKS driver (qemu-img and qemu-io must be there)
     #[arg(long)]
     qemu: bool,
 }
 
-fn seconds(text: &str) -> Result<f64, String> {
-    let seconds = text.parse().ok().filter(|seconds| (0.01..=3600.0).contains(seconds));
-    seconds.ok_or_else(|| "not 0.01 to 3600".into())
+fn seconds(text: &str) -> Result<f64, &'static str> {
+    text.parse().ok().filter(|seconds| (0.01..=3600.0).contains(seconds)).ok_or("0.01 to 3600")
 }
 
-fn sector_size(text: &str) -> Result<SectorSize, String> {
-    let bytes = text.parse::<u32>().map_err(|error| error.to_string())?;
-    SectorSize::try_from(bytes).map_err(|error| error.to_string())
+fn sector_size(text: &str) -> Result<SectorSize, &'static str> {
+    text.parse::<u32>().ok().and_then(|bytes| bytes.try_into().ok()).ok_or("512 or 4096")
 }
 
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("datapath: {error}");
-            ExitCode::FAILURE
-        }
+    let arguments: Arguments = match arguments::parse() {
+        Ok(arguments) => arguments,
+        Err(status) => return status,
+    };
+    let failed = |error: &dyn Display, status: u8| {
+        eprintln!("datapath: {error}");
+        status.into()
+    };
+    match arguments.workloads().map(|workloads| arguments.measure(workloads)) {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error)) => failed(&error, EX_IOERR),
+        Err(error) => failed(&error, EX_USAGE),
     }
 }
 
-fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
-    let settings = Settings {
-        sector_size: arguments.sector_size,
-        cpu_path: arguments.cpu_path,
-        rounds: arguments.rounds.into(),
-        seconds: arguments.seconds,
-    };
-    let workloads =
-        if arguments.workloads.is_empty() { Workload::USUAL.to_vec() } else { arguments.workloads.clone() };
-    let file = Scratch::create(&arguments.file, arguments.size)?;
-    let qemu = if arguments.qemu { Some(Qemu::new(&arguments.file, arguments.size)?) } else { None };
-    println!(
-        "requests a second; file {}, sectors of {} bytes",
-        arguments.file.display(),
-        settings.sector_size
-    );
-    print!("workload                     plain     crypt     cipher crypt/plain crypt/series efficiency");
-    println!("{}", if qemu.is_some() { "      qemu crypt/qemu" } else { "" });
-    for workload in workloads.into_iter().filter(|workload| workload.to_string().contains(&arguments.only)) {
-        line(&file, workload, &settings, qemu.as_ref())?;
+impl Arguments {
+    fn measure(&self, workloads: Vec<Workload>) -> Result<(), Box<dyn Error>> {
+        let &Self { sector_size, cpu_path, seconds, .. } = self;
+        let settings = Settings { sector_size, cpu_path, rounds: self.rounds.into(), seconds };
+        let dir = self.dir.display();
+        let file = Scratch::create(&self.dir, self.size << 20).map_err(|error| format!("{dir}: {error}"))?;
+        let qemu = if self.qemu { Some(Qemu::new(&self.dir, &file)?) } else { None };
+        println!("requests a second; file of {} MiB in {dir}, sectors of {sector_size} bytes", self.size);
+        print!("workload                     plain     crypt     cipher crypt/plain crypt/series efficiency");
+        println!("{}", if qemu.is_some() { "      qemu crypt/qemu" } else { "" });
+        workloads.into_iter().try_for_each(|workload| line(&file, workload, &settings, qemu.as_ref()))
     }
-    Ok(())
+
+    fn workloads(&self) -> Result<Vec<Workload>, String> {
+        let all = if self.workload.is_empty() { &Workload::ALL[..] } else { &self.workload };
+        let chosen: Vec<_> =
+            all.iter().copied().filter(|workload| workload.to_string().contains(&self.only)).collect();
+        if chosen.is_empty() {
+            Err(format!("no workload's name contains {:?}", self.only))
+        } else {
+            Ok(chosen)
+        }
+    }
 }
 
 fn line(

@@ -1,14 +1,15 @@
 //! Holds the ratios of this run against the stored ones: what `ci/perf` runs.
 //!
-//! Exit status: 0 if nothing was lost, 1 if a kernel or the data path has lost more than a tenth of a ratio, 69 if none
-//! are stored for this CPU, 74 if something could not be measured.
+//! Exit status: 0 if nothing was lost, 1 if a kernel or the data path has lost more than a tenth of a ratio, 64 for wrong
+//! usage, 69 if a ratio is not stored for this CPU, 74 if something could not be measured.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use blkseal_bench::arguments;
 use blkseal_bench::ciphers::Error;
 use blkseal_bench::median::median;
-use blkseal_bench::perf::{self, Ratios, Stored, TOLERANCE, Verdict, this_cpu};
+use blkseal_bench::perf::{self, Ratios, Stored, TOLERANCE, Verdict, this_cpu, unheld};
 use clap::Parser;
 
 const EX_LOST: u8 = 1;
@@ -30,7 +31,10 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments: Arguments = match arguments::parse() {
+        Ok(arguments) => arguments,
+        Err(status) => return status,
+    };
     let outcome = if arguments.record { record(&arguments) } else { check(&arguments) };
     outcome.unwrap_or_else(|error| {
         eprintln!("perf: {error}");
@@ -42,22 +46,34 @@ fn check(arguments: &Arguments) -> Result<ExitCode, Error> {
     let cpu = this_cpu()?;
     let stored = Stored::read(&arguments.ratios)?;
     let Some(stored) = stored.of(&cpu) else {
-        eprintln!("perf: {} has no ratios of this CPU ({cpu})", arguments.ratios.display());
-        eprintln!("hint: build a commit that is known to be good, and run ci/perf --record there");
-        return Ok(ExitCode::from(EX_UNAVAILABLE));
+        return Ok(not_stored(&format!("{} has no ratios of this CPU ({cpu})", arguments.ratios.display())));
     };
     let mut runs = Vec::new();
-    let verdicts = loop {
+    let (verdicts, unheld) = loop {
         runs.push(measure(runs.len() + 1)?);
-        let verdicts = Verdict::all(stored, &perf::combined(&runs, best));
+        let now = perf::combined(&runs, best);
+        let verdicts = Verdict::all(stored, &now);
         let lost = verdicts.iter().filter(|verdict| verdict.is_lost()).count();
         if lost == 0 || runs.len() == RUNS {
-            break verdicts;
+            break (verdicts, unheld(stored, &now));
         }
         eprintln!("perf: {lost} ratios are low; running again");
     };
     report(&cpu, &verdicts);
-    Ok(conclude(&verdicts))
+    match conclude(&verdicts) {
+        held if unheld.is_empty() || held != ExitCode::SUCCESS => Ok(held),
+        _ => Ok(not_stored(&format!(
+            "{} does not hold for this CPU: {}",
+            arguments.ratios.display(),
+            unheld.join("; ")
+        ))),
+    }
+}
+
+fn not_stored(what: &str) -> ExitCode {
+    eprintln!("perf: {what}");
+    eprintln!("hint: build a commit that is known to be good, and run ci/perf --record there");
+    EX_UNAVAILABLE.into()
 }
 
 fn record(arguments: &Arguments) -> Result<ExitCode, Error> {

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use blkseal_bench::arguments;
 use blkseal_bench::study::backing::Losable;
 use blkseal_bench::study::cells::{BackingKind, Place, Settings};
 use blkseal_bench::study::matrix::Preset;
@@ -77,15 +78,11 @@ fn sector_size(text: &str) -> std::result::Result<u32, String> {
 }
 
 fn main() -> ExitCode {
-    let outcome = match Arguments::try_parse() {
-        Ok(Arguments { verb }) => start(verb),
-        Err(error) => {
-            // Where even this cannot be said, the exit status says it.
-            let _ = error.print();
-            return ExitCode::from(if error.use_stderr() { 64 } else { 0 });
-        }
+    let Arguments { verb } = match arguments::parse() {
+        Ok(arguments) => arguments,
+        Err(status) => return status,
     };
-    match outcome {
+    match start(verb) {
         Ok(0) => ExitCode::SUCCESS,
         Ok(failed) => {
             eprintln!("study: {failed} cells failed; the same command tries them again");

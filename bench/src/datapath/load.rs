@@ -36,8 +36,13 @@ impl Load {
 }
 
 impl Source for Load {
-    fn next(&self, _: u16, _: &mut [u8]) -> Option<Descriptor> {
+    fn next(&self, _: u16, buffer: &mut [u8]) -> Option<Descriptor> {
         let served = self.served.get();
+        if served < self.workload.depth.into() {
+            // The first of its tag. Memory that was never written is one page of zeros, whatever its size, which is written
+            // to a backing faster than data.
+            buffer.fill(0x5a);
+        }
         if served.is_multiple_of(64) && Instant::now() >= self.end {
             return None;
         }

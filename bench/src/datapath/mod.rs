@@ -7,8 +7,9 @@ mod load;
 mod qemu;
 mod workload;
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read};
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use ublk_targets::backing::{Backing, BackingOptions};
@@ -23,27 +24,25 @@ pub use workload::{Workload, WorkloadError};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
-/// A file to work on, which ends with this value.
+/// A file without a name to work on: it ends with this process, however that ends.
 pub struct Scratch {
-    path: PathBuf,
+    file: File,
     bytes: u64,
 }
 
 impl Scratch {
-    /// A new file of `bytes` bytes at `path`, every one of them written. Fails where there is a file.
-    pub fn create(path: &Path, bytes: u64) -> Result<Self> {
-        let named = |error: io::Error| format!("{}: {error}", path.display());
-        let mut file = File::options().write(true).create_new(true).open(path).map_err(named)?;
-        let scratch = Self { path: path.to_owned(), bytes };
-        io::copy(&mut io::repeat(0x5a).take(bytes), &mut file).map_err(named)?;
-        Ok(scratch)
+    /// A new file of `bytes` bytes on the file system of `dir`, every one of them written.
+    pub fn create(dir: &Path, bytes: u64) -> io::Result<Self> {
+        let mut file = tempfile::tempfile_in(dir)?;
+        io::copy(&mut io::repeat(0x5a).take(bytes), &mut file)?;
+        // What is still to be written to a disk would be written during the first measurement.
+        file.sync_all()?;
+        Ok(Self { file, bytes })
     }
-}
 
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // Nothing depends on the removal: the file is ours, and its place is a temporary one.
-        let _ = fs::remove_file(&self.path);
+    /// By this, this process opens it once more.
+    fn path(&self) -> PathBuf {
+        format!("/proc/self/fd/{}", self.file.as_raw_fd()).into()
     }
 }
 
@@ -86,7 +85,7 @@ impl Outcome {
     }
 }
 
-/// Measures one workload on `file`. Fails where its requests are not whole sectors, or do not fit into the file.
+/// Measures one workload on `file`. Fails where its requests are not whole sectors.
 pub fn measure(
     file: &Scratch,
     workload: Workload,
@@ -97,13 +96,10 @@ pub fn measure(
     if !(workload.block as usize).is_multiple_of(sector_size.bytes()) {
         return Err(format!("{workload}: a request is not whole sectors of {sector_size} bytes").into());
     }
-    if u64::from(workload.block) > file.bytes {
-        return Err(format!("{workload}: a request is larger than the file of {} bytes", file.bytes).into());
-    }
     let dek = Dek::generate()?;
     let cipher = || Cipher::new(&dek, sector_size, cpu_path);
     let options = BackingOptions { offset: 0, length: None, sector_size, read_only: false };
-    let backing = || Backing::open(&file.path, &options);
+    let backing = || Backing::open(&file.path(), &options);
     let plain_target = Plain::new(backing()?, sector_size, false, false);
     let crypt_target = Crypt::new(backing()?, cipher()?, false, false);
     let alone = cipher()?;

@@ -22,8 +22,8 @@ pub struct Workload {
 }
 
 impl Workload {
-    /// The workloads of the measurement, unless others are asked for.
-    pub const USUAL: [Self; 6] = [
+    /// What is measured unless others are asked for.
+    pub const ALL: [Self; 6] = [
         Self { reads: 100, random: false, block: 128 << 10, depth: 8 },
         Self { reads: 0, random: false, block: 128 << 10, depth: 8 },
         Self { reads: 100, random: true, block: 4 << 10, depth: 32 },
@@ -161,7 +161,7 @@ mod tests {
     #[test]
     fn a_mix_has_the_reads_it_says() {
         for reads in [0, 1, 33, 50, 70, 99, 100] {
-            let workload = Workload { reads, ..Workload::USUAL[0] };
+            let workload = Workload { reads, ..Workload::ALL[0] };
             let writes = (0..1000).filter(|&number| workload.writes(number)).count();
             assert_eq!(writes, 1000 - 10 * usize::from(reads));
         }

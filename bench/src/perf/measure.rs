@@ -1,6 +1,7 @@
 //! The ratios of this run.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use ublk_targets::cipher::{CpuPath, SectorSize};
 
@@ -54,11 +55,10 @@ fn add_cipher(size: SectorSize, ratios: &mut Ratios) -> Result<(), Error> {
 
 /// The processor time of `plain` and the cipher beside that of `crypt`, in which both come together.
 fn datapath_ratios() -> Result<BTreeMap<String, f64>, Error> {
-    let dir = tempfile::tempdir_in("/dev/shm")?;
-    let file = Scratch::create(&dir.path().join("datapath"), DATAPATH_BYTES)?;
+    let file = Scratch::create(Path::new("/dev/shm"), DATAPATH_BYTES)?;
     let mut ratios = BTreeMap::new();
     // One request at a time measures how the kernel wakes its threads, which is neither ours nor steady.
-    for workload in Workload::USUAL.into_iter().filter(|workload| workload.depth > 1) {
+    for workload in Workload::ALL.into_iter().filter(|workload| workload.depth > 1) {
         let outcome = datapath::measure(&file, workload, &DATAPATH, None)?;
         ratios.insert(workload.to_string(), outcome.efficiency());
     }

@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 
 pub use measure::measure;
 pub use stored::{Stored, StoredError, this_cpu};
-pub use verdict::{TOLERANCE, Verdict};
+pub use verdict::{TOLERANCE, Verdict, unheld};
 
 /// Ratios by name within a group: a kernel, or the data path on one.
 pub type Ratios = BTreeMap<String, BTreeMap<String, f64>>;

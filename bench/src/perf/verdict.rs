@@ -47,6 +47,17 @@ impl Verdict {
     }
 }
 
+/// What was measured and has nothing stored to be held against, so that its loss would not be seen.
+pub fn unheld(stored: &Ratios, now: &Ratios) -> Vec<String> {
+    let is_stored =
+        |group: &String, name: &String| stored.get(group).is_some_and(|ratios| ratios.contains_key(name));
+    now.iter()
+        .flat_map(|(group, ratios)| ratios.keys().map(move |name| (group, name)))
+        .filter(|&(group, name)| !is_stored(group, name))
+        .map(|(group, name)| format!("{group}: {name}"))
+        .collect()
+}
+
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { group, name, stored, now } = self;
@@ -79,6 +90,15 @@ mod tests {
         assert!(!lost(&ratios(1.2)));
         assert!(!lost(&ratios(0.82)));
         assert!(lost(&ratios(0.80)));
+    }
+
+    #[test]
+    fn what_is_not_stored_is_not_held() {
+        let mut now = ratios(0.9);
+        assert!(unheld(&ratios(0.9), &now).is_empty());
+        now.insert("cipher new".to_owned(), BTreeMap::from([("decrypt".to_owned(), 0.9)]));
+        now.get_mut("cipher aesni").unwrap().insert("decrypt".to_owned(), 0.9);
+        assert_eq!(unheld(&ratios(0.9), &now), ["cipher aesni: decrypt", "cipher new: decrypt"]);
     }
 
     #[test]

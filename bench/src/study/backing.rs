@@ -4,6 +4,7 @@ use std::fs::{self, OpenOptions};
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use super::cells::{BackingKind, Settings};
 use super::{Result, StudyError, commands};
@@ -118,7 +119,7 @@ pub fn check(device: &Path, losable: Losable) -> Result<()> {
         return Ok(());
     }
     let holds = |what: &str| format!("it holds {what}, which would be lost: give --force if that is meant");
-    if let Some(kind) = signature(device) {
+    if let Some(kind) = signature(device)? {
         return refuse(holds(&kind));
     }
     if losable == Losable::Nothing && has_data(&mut file).map_err(|error| StudyError::file(device, error))? {
@@ -128,9 +129,18 @@ pub fn check(device: &Path, losable: Losable) -> Result<()> {
 }
 
 /// The file system, header or partition table that blkid finds.
-fn signature(device: &Path) -> Option<String> {
-    let path = device.display().to_string();
-    let found = commands::run("blkid", &["-p", "-o", "export", &path]).ok()?;
+fn signature(device: &Path) -> Result<Option<String>> {
+    let blkid = Command::new("blkid").args(["-p", "-o", "export"]).arg(device).output();
+    let found = blkid.map_err(|error| StudyError::Unavailable(format!("blkid does not start: {error}")))?;
+    Ok(match found.status.code() {
+        Some(0) => kind(&String::from_utf8_lossy(&found.stdout)),
+        Some(2) => None,
+        // Several at once, above all.
+        _ => Some("what blkid cannot tell".to_owned()),
+    })
+}
+
+fn kind(found: &str) -> Option<String> {
     let of = |key: &str| found.lines().find_map(|line| line.strip_prefix(key)).map(str::to_owned);
     of("TYPE=").or_else(|| of("PTTYPE=").map(|kind| format!("a partition table ({kind})")))
 }
@@ -192,6 +202,7 @@ fn kernel_number(major: u64, minor: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use std::io::Cursor;
+    use std::os::unix::fs::FileExt;
 
     use super::*;
 
@@ -205,6 +216,24 @@ mod tests {
             bytes[place] = 0;
         }
         assert!(!has_data(&mut Cursor::new(&bytes[..0])).unwrap());
+    }
+
+    #[test]
+    fn two_file_systems_at_once_are_not_nothing() {
+        let made = |program: &str| {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            file.as_file().set_len(320 << 20).unwrap();
+            assert_eq!(signature(file.path()).unwrap(), None);
+            commands::run(program, &["-q", &file.path().display().to_string()]).unwrap();
+            file
+        };
+        let (ext4, xfs) = (made("mkfs.ext4"), made("mkfs.xfs"));
+        assert_eq!(signature(ext4.path()).unwrap().as_deref(), Some("ext4"));
+        // xfs begins in the sectors that ext4 leaves to boot loaders.
+        let mut superblock = [0; 512];
+        xfs.as_file().read_exact_at(&mut superblock, 0).unwrap();
+        ext4.as_file().write_all_at(&superblock, 0).unwrap();
+        assert!(signature(ext4.path()).unwrap().is_some());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use super::cells::{Cell, Figures, Line, Outcome, Plan, Purpose, Settings, Task, from_json, to_json};
-use super::commands::Stop;
+use super::commands::{self, Stop};
 use super::devices::{Ground, Opened};
 use super::host::Host;
 use super::meters::{self, Cost, Cycles};
@@ -17,6 +17,7 @@ pub fn measure(path: &Path) -> Result<()> {
     let text = fs::read_to_string(path).map_err(|error| StudyError::file(path, error))?;
     let plan: Plan = from_json(&text, &path.display().to_string())?;
     let stop = Stop::listen()?;
+    find_programs()?;
     let ground = Ground::prepare(&plan.settings)?;
     say(&Line::Host(Box::new(Host::new("blkseal", ground.cpu_path.clone()))))?;
     let no_trace = bpf::missing();
@@ -34,6 +35,15 @@ pub fn measure(path: &Path) -> Result<()> {
         stop.check()?;
         let outcome = outcome.unwrap_or_else(|error| Outcome::Failed(error.to_string()));
         say(&Line::Cell(Box::new(Cell { task, outcome })))?;
+    }
+    Ok(())
+}
+
+/// Without these each cell would fail by itself.
+fn find_programs() -> Result<()> {
+    for program in ["fio", "cryptsetup"] {
+        let missing = |error| StudyError::Unavailable(format!("{program} does not run here: {error}"));
+        commands::run(program, &["--version"]).map_err(missing)?;
     }
     Ok(())
 }

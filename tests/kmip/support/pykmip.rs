@@ -12,6 +12,15 @@ use nix::unistd::Pid;
 use super::pki::write;
 use super::{Leaf, Pki, free_port};
 
+/// Becomes a server, whose process group is killed at the end of standard input: with the test program, however that ends.
+/// A signal at the end of the parent (PR_SET_PDEATHSIG) would come when the thread of a test that started it ends. What
+/// waits for the end is in a session of its own, so that it goes on where the server is stopped.
+const SERVER: &str = r#"
+exec 3<&0
+setsid sh -c 'read -r _ <&3; kill -9 "-$1"' sh $$ &
+exec "$0" "$@" </dev/null 3<&-
+"#;
+
 /// A server; it ends with this value. Servers with the same `database` share their keys.
 pub struct PyKmip {
     pub port: u16,
@@ -51,10 +60,11 @@ impl PyKmip {
     /// Starts it, again or for the first time, and waits until it listens.
     pub fn restart(&mut self) {
         let program = std::env::var_os("BLKSEAL_PYKMIP").expect("BLKSEAL_PYKMIP: what ci/pykmip prints");
-        let mut command = Command::new(program);
+        let mut command = Command::new("sh");
+        command.args(["-c", SERVER]).arg(program);
         command.arg("-f").arg(&self.config).arg("-l").arg(&self.log);
         // It has children of its own, which end with its group.
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
         let mut process = command.spawn().unwrap();
         let end = Instant::now() + Duration::from_secs(60);
         while TcpStream::connect(("127.0.0.1", self.port)).is_err() {

@@ -82,6 +82,7 @@ fn check(cipher: &Cipher, lba: u64, plain: &[u8], expected: &[u8], offset: usize
     let mut target = Aligned::new(offset, &vec![0; plain.len()]);
     cipher.encrypt_to(lba, source.get(), target.get());
     assert!(target.get() == expected, "{path}: encrypt into another buffer");
+    assert!(source.get() == plain, "{path}: encrypt into another buffer changes the source");
     source.get().copy_from_slice(expected);
     cipher.decrypt_to(lba, source.get(), target.get());
     assert!(target.get() == plain, "{path}: decrypt into another buffer");

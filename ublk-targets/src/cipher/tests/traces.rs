@@ -156,10 +156,12 @@ fn a_request_leaves_no_trace() {
         let dek = dek(key);
         let cipher = Cipher::new(&dek, size, Some(path)).unwrap();
         let mut data = vec![1; SECTORS * size.bytes()];
+        let mut target = data.clone();
         let source = data.clone();
-        let calls: [(&str, &mut (dyn FnMut() + Send)); 3] = [
+        let calls: [(&str, &mut (dyn FnMut() + Send)); 4] = [
             ("encrypt", &mut || cipher.encrypt(FIRST_LBA, black_box(&mut data))),
             ("decrypt", &mut || cipher.decrypt(FIRST_LBA, black_box(&mut source.clone()))),
+            ("encrypt_to", &mut || cipher.encrypt_to(FIRST_LBA, &source, black_box(&mut target))),
             ("new", &mut || drop(black_box(Cipher::new(&dek, size, Some(path))))),
         ];
         for (name, call) in calls {
