@@ -33,27 +33,66 @@ pub struct Host {
     pub fio: String,
     /// cryptsetup's version.
     pub cryptsetup: String,
+    /// bpftrace's version, where it is.
+    #[serde(default)]
+    pub bpftrace: Option<String>,
+    /// The machine around a virtual one that the study started itself.
+    #[serde(default)]
+    pub around: Option<Around>,
+}
+
+/// A machine that runs another one, as far as that matters.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Around {
+    /// The kernel's release.
+    pub kernel: String,
+    /// The processor's name.
+    pub cpu: String,
+    /// Processors.
+    pub cpus: usize,
+}
+
+impl Around {
+    /// This machine.
+    pub fn here() -> Self {
+        let cpuinfo = read("/proc/cpuinfo");
+        Self {
+            kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
+            cpu: field(&cpuinfo, "model name").unwrap_or_default().to_owned(),
+            cpus: std::thread::available_parallelism().map_or(0, usize::from),
+        }
+    }
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(path).unwrap_or_default()
 }
 
 impl Host {
     /// This machine. What cannot be told is left empty: a study does not fail for it.
     pub fn new(blkseal: &str, cpu_path: Option<String>) -> Self {
-        let read = |path| fs::read_to_string(path).unwrap_or_default();
         let (cpuinfo, meminfo) = (read("/proc/cpuinfo"), read("/proc/meminfo"));
         let version = |program| commands::run(program, &["--version"]).unwrap_or_default();
+        let Around { kernel, cpu, cpus } = Around::here();
         Self {
-            kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
+            kernel,
             kernel_arguments: read("/proc/cmdline").trim().to_owned(),
-            cpu: field(&cpuinfo, "model name").unwrap_or_default().to_owned(),
+            cpu,
             cpu_flags: interesting_flags(&cpuinfo),
-            cpus: std::thread::available_parallelism().map_or(0, usize::from),
+            cpus,
             memory_mib: field(&meminfo, "MemTotal").map_or(0, kib_to_mib),
-            virtual_by: virtual_by(&cpuinfo, read("/sys/class/dmi/id/sys_vendor").trim()),
+            virtual_by: virtual_by(
+                &cpuinfo,
+                // QEMU's version is in that of its machine.
+                &["sys_vendor", "product_version"].map(|name| read(&format!("/sys/class/dmi/id/{name}"))),
+            ),
             blkseal: version(blkseal),
             cpu_path,
             kernel_cipher: kernel_cipher(&read("/proc/crypto")),
             fio: version("fio"),
             cryptsetup: version("cryptsetup"),
+            bpftrace: Some(version("bpftrace")).filter(|version| !version.is_empty()),
+            around: None,
         }
     }
 }
@@ -75,10 +114,11 @@ fn interesting_flags(cpuinfo: &str) -> Vec<String> {
         .collect()
 }
 
-fn virtual_by(cpuinfo: &str, vendor: &str) -> Option<String> {
+fn virtual_by(cpuinfo: &str, names: &[String]) -> Option<String> {
     let in_vm =
         field(cpuinfo, "flags").is_some_and(|flags| flags.split(' ').any(|flag| flag == "hypervisor"));
-    in_vm.then(|| if vendor.is_empty() { "a hypervisor".to_owned() } else { vendor.to_owned() })
+    let names: Vec<_> = names.iter().map(|name| name.trim()).filter(|name| !name.is_empty()).collect();
+    in_vm.then(|| if names.is_empty() { "a hypervisor".to_owned() } else { names.join(", ") })
 }
 
 /// The driver for xts(aes) with the highest priority, as the kernel takes it.
@@ -105,7 +145,9 @@ mod tests {
 
     #[test]
     fn an_emulated_machine_is_named() {
-        assert_eq!(virtual_by("flags : aes hypervisor avx", "QEMU").as_deref(), Some("QEMU"));
-        assert_eq!(virtual_by("flags : aes avx", "Dell"), None);
+        let names = ["QEMU\n", "pc-q35-10.0\n"].map(str::to_owned);
+        assert_eq!(virtual_by("flags : aes hypervisor avx", &names).as_deref(), Some("QEMU, pc-q35-10.0"));
+        assert_eq!(virtual_by("flags : hypervisor", &[String::new()]).as_deref(), Some("a hypervisor"));
+        assert_eq!(virtual_by("flags : aes avx", &["Dell".to_owned()]), None);
     }
 }

@@ -3,12 +3,13 @@
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::cells::{BackingKind, Figures, Place};
+use super::host::Host;
 use super::matrix::{DeviceKind, Workload};
+use super::numbers;
 use super::plots::{self, Bar, Ratios};
 use super::run::Study;
 use super::summary::{self, Summary};
 use super::targets::{Check, speed};
-use super::{fio, numbers};
 
 /// The whole page.
 pub fn page(study: &Study<'_>) -> String {
@@ -304,27 +305,32 @@ fn machine(study: &Study<'_>) -> Markup {
                 ("its instructions", host.cpu_flags.join(" ")),
                 ("memory", format!("{} MiB", host.memory_mib)),
                 ("virtual, by", virtual_by.to_owned()),
+                ("on a machine of", around(host)),
                 ("backing", backing.clone()),
                 ("blkseal", format!("{}, commit {}", host.blkseal, settings.commit.as_deref().unwrap_or("unknown"))),
                 ("AES in blkseal", host.cpu_path.clone().unwrap_or_default()),
                 ("AES in the kernel", host.kernel_cipher.clone().unwrap_or_default()),
                 ("fio", host.fio.clone()),
                 ("cryptsetup", host.cryptsetup.clone()),
+                ("bpftrace", host.bpftrace.clone().unwrap_or_default()),
             ];
-            dl { @for (name, value) in &rows { dt { (name) } dd { (value) } } }
+            dl { @for (name, value) in rows.iter().filter(|(_, value)| !value.is_empty()) { dt { (name) } dd { (value) } } }
         }
     }
 }
 
+fn around(host: &Host) -> String {
+    let Some(around) = &host.around else { return String::new() };
+    format!("{} × {}, Linux {}", around.cpus, around.cpu, around.kernel)
+}
+
 fn jobs(study: &Study<'_>) -> Markup {
-    let settings = study.settings;
     html! {
         h2 { "fio's jobs" }
-        @for workload in settings.preset.workloads() {
-            @let devices: Vec<_> = (0..workload.volumes).map(|number| format!("DEVICE{number}").into()).collect();
+        @for workload in study.settings.preset.workloads() {
             details {
                 summary { (workload.title()) }
-                pre { (fio::job_file(&workload, &devices, settings.area_mib, settings.seconds)) }
+                pre { (study.fio_jobs[&workload.to_string()]) }
             }
         }
     }
@@ -334,7 +340,6 @@ fn jobs(study: &Study<'_>) -> Markup {
 mod tests {
     use super::super::bpf::Split;
     use super::super::cells::{Line, Outcome, Purpose, tests::settings};
-    use super::super::host::Host;
     use super::super::matrix::Preset;
     use super::super::summary::tests::{cell, of};
     use super::*;

@@ -1,5 +1,6 @@
 //! Plans a study, starts what measures, keeps each result, shows how far it is, and writes the report.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, IsTerminal};
 use std::path::{Path, PathBuf};
@@ -11,11 +12,11 @@ use serde::Serialize;
 
 use super::cells::{BackingKind, Cell, Line, Outcome, Place, Plan, Settings, Store, to_json};
 use super::commands::Stop;
-use super::host::Host;
+use super::host::{Around, Host};
 use super::matrix::Preset;
 use super::summary::{self, Summary};
 use super::targets::{self, Check};
-use super::{Result, StudyError, no_pipe, report};
+use super::{Result, StudyError, fio, no_pipe, report};
 
 /// Everything a study found, for programs.
 #[derive(Serialize)]
@@ -26,6 +27,8 @@ pub struct Study<'a> {
     pub hosts: Vec<&'a Host>,
     /// What is left out, and why.
     pub missing: Vec<&'a str>,
+    /// fio's job of each workload, by the workload's short name. Its devices are named DEVICE0 and so on.
+    pub fio_jobs: BTreeMap<String, String>,
     /// Medians.
     pub summaries: Vec<Summary>,
     /// Ratios that are asked for.
@@ -47,7 +50,13 @@ impl<'a> Study<'a> {
         }
         let summaries = summary::summarize(lines);
         let checks = targets::checks(&summaries);
-        Self { settings, hosts, missing, summaries, checks, cells }
+        let fio_jobs = settings.preset.workloads().into_iter().map(|workload| {
+            let devices: Vec<_> =
+                (0..workload.volumes).map(|number| format!("DEVICE{number}").into()).collect();
+            let job = fio::job_file(&workload, &devices, settings.area_mib, settings.seconds);
+            (workload.to_string(), job)
+        });
+        Self { settings, hosts, missing, fio_jobs: fio_jobs.collect(), summaries, checks, cells }
     }
 }
 
@@ -76,7 +85,10 @@ fn collect(
     for line in BufReader::new(output).lines() {
         let text = line?;
         match serde_json::from_str(&text) {
-            Ok(line) => {
+            Ok(mut line) => {
+                if let (Line::Host(host), Place::Vm(_)) = (&mut line, &settings.place) {
+                    host.around = Some(Around::here());
+                }
                 progress.show(&line);
                 store.add(line)?;
             }
