@@ -49,5 +49,6 @@ fn a_kek_fetched_over_tls_1_3_is_in_secret_pages_only() {
 fn a_copy_in_ordinary_memory_is_found() {
     let secret = Secret::random(32).unwrap();
     let copy = secret.expose().to_vec();
-    assert_eq!(scan::places_of(secret.expose()), [copy.as_ptr().addr() as u64]);
+    // Another test may be looking, too, and then has read the copy into memory of its own.
+    assert!(scan::places_of(secret.expose()).contains(&(copy.as_ptr().addr() as u64)));
 }

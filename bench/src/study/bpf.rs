@@ -6,13 +6,15 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Result, StudyError, commands, no_pipe};
+use super::commands::{self, Limit};
+use super::{Result, StudyError, no_pipe};
 
 const PROGRAM: &str = "bpftrace";
 const SCRIPT: &str = include_str!("bpf.bt");
@@ -82,11 +84,15 @@ pub struct Trace {
     child: Child,
     output: BufReader<ChildStdout>,
     above: bool,
+    /// Seen to hang, once in hundreds of times.
+    _limit: Limit,
 }
 
 impl Trace {
     /// Starts to look at the device numbered `above` (0 for none) over the one numbered `below` (0 for none).
-    pub fn start(above: u64, below: u64) -> Result<Self> {
+    ///
+    /// It is killed `limit` after this.
+    pub fn start(above: u64, below: u64, limit: Duration) -> Result<Self> {
         let mut child = Command::new(PROGRAM)
             .args(["-f", "json", "-e", SCRIPT, &above.to_string(), &below.to_string()])
             // Keys are kept while requests are under way, of which there may be many.
@@ -96,7 +102,8 @@ impl Trace {
             .stderr(Stdio::inherit())
             .spawn()?;
         let output = child.stdout.take().ok_or_else(no_pipe)?;
-        let mut trace = Self { child, output: BufReader::new(output), above: above != 0 };
+        let limit = Limit::new(&child, limit);
+        let mut trace = Self { child, output: BufReader::new(output), above: above != 0, _limit: limit };
         let mut line = String::new();
         while trace.output.read_line(&mut line)? > 0 {
             if line.contains("ready") {

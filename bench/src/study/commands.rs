@@ -1,10 +1,13 @@
 //! Starting other programs, and being asked to stop.
 
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::{Result, StudyError};
@@ -37,6 +40,26 @@ pub fn retry(mut attempt: impl FnMut() -> Result<String>) -> Result<String> {
     attempt()
 }
 
+/// Kills a program that does not end in time, unless this value ends before.
+pub struct Limit {
+    _ended: mpsc::Sender<()>,
+}
+
+impl Limit {
+    /// From now on.
+    pub fn new(child: &Child, limit: Duration) -> Self {
+        let (ended, end) = mpsc::channel::<()>();
+        let pid = child.id().cast_signed();
+        std::thread::spawn(move || {
+            if end.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
+                // It is not reaped yet: who does that lets go of this value before, or waits for what is killed here.
+                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            }
+        });
+        Self { _ended: ended }
+    }
+}
+
 /// Whether somebody asked to stop, by Ctrl-C or SIGTERM.
 #[derive(Clone)]
 pub struct Stop(Arc<AtomicBool>);
@@ -56,5 +79,25 @@ impl Stop {
     /// Fails if somebody asked.
     pub fn check(&self) -> Result<()> {
         if self.0.load(Ordering::Relaxed) { Err(StudyError::Interrupted) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_hangs_is_killed() {
+        let mut child = Command::new("sleep").arg("600").spawn().unwrap();
+        let limit = Limit::new(&child, Duration::from_millis(1));
+        assert!(!child.wait().unwrap().success());
+        drop(limit);
+    }
+
+    #[test]
+    fn a_program_that_ends_in_time_is_left_alone() {
+        let mut child = Command::new("sleep").arg("0.2").spawn().unwrap();
+        drop(Limit::new(&child, Duration::from_millis(50)));
+        assert!(child.wait().unwrap().success());
     }
 }

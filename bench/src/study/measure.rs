@@ -4,9 +4,10 @@ use std::fs;
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use super::cells::{Cell, Figures, Line, Outcome, Plan, Purpose, Settings, Task, from_json, to_json};
-use super::commands::{self, Stop};
+use super::commands::{self, Limit, Stop};
 use super::devices::{Ground, Opened};
 use super::host::Host;
 use super::meters::{self, Cost, Cycles};
@@ -97,9 +98,14 @@ impl Meter {
 
     fn trace(&mut self, ground: &Ground, opened: &Opened<'_>, task: &Task) -> Result<bpf::Split> {
         let (above, below) = ground.traced_numbers(opened)?;
-        let trace = bpf::Trace::start(above, below)?;
+        let trace = bpf::Trace::start(above, below, self.limit())?;
         let (found, _) = self.load(opened, task)?;
         Ok(trace.finish()?.within(found.latency.mean))
+    }
+
+    /// For a program that measures: what it takes, and much more.
+    fn limit(&self) -> Duration {
+        Duration::from_secs(u64::from(self.seconds) + 120)
     }
 
     fn load(&mut self, opened: &Opened<'_>, task: &Task) -> Result<(fio::Found, Option<Cost>)> {
@@ -116,9 +122,11 @@ impl Meter {
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()?;
+        let limit = Limit::new(&child, self.limit());
         let block = u64::from(task.workload.block_kib) << 10;
         let cost = meters::watch(&mut child, &opened.disks()?, self.seconds, block, &mut self.cycles);
         let ended = child.wait_with_output()?;
+        drop(limit);
         if !ended.status.success() {
             let said = String::from_utf8_lossy(&ended.stderr).trim().to_owned();
             return Err(StudyError::Program { program: "fio".to_owned(), said });

@@ -8,7 +8,8 @@ use crate::provider::native::NativeProvider;
 fn a_copy_in_ordinary_memory_is_found() {
     let secret = Secret::random(32).unwrap();
     let copy = secret.expose().to_vec();
-    assert_eq!(places_of(secret.expose()), [copy.as_ptr().addr() as u64]);
+    // Another test may be looking, too, and then has read the copy into memory of its own.
+    assert!(places_of(secret.expose()).contains(&(copy.as_ptr().addr() as u64)));
 }
 
 #[test]
