@@ -34,7 +34,7 @@ const CONTROL_PLANE: [(&str, &[&str]); 8] = [
 
 /// The same of the data plane.
 const DATA_PLANE: [(&str, &[&str]); 9] = [
-    ("device.rs", &["queue", "target", "request", "stats"]),
+    ("device", &["queue", "target", "request", "stats"]),
     ("queue", &["target", "request", "buffer", "stats"]),
     ("target", &["backing", "request", "buffer", "cipher"]),
     // Of the queue, only its ring.
@@ -145,7 +145,7 @@ fn the_command_line_names_paths_and_secrets_of_the_data_plane_only() {
 fn libraries_are_named_in_their_rooms_only() {
     let sources = ["src", "ublk-targets/src"];
     for (library, rooms) in [
-        ("libublk", &["ublk-targets/src/device.rs", "ublk-targets/src/queue"][..]),
+        ("libublk", &["ublk-targets/src/device", "ublk-targets/src/queue"][..]),
         ("libcryptsetup_rs", &["src/luks"]),
         ("libblkid_rs", &["src/luks"]),
         ("rustls", &["src/provider/kmip"]),

@@ -64,8 +64,8 @@ pub fn blkseal(size: SectorSize, path: CpuPath) -> Result<Contestant, Error> {
     let width = match path {
         CpuPath::Vaes512 => Some(Width::Bits512),
         CpuPath::Vaes256 => Some(Width::Bits256),
-        CpuPath::AesNi => Some(Width::Bits128),
-        CpuPath::Neon | CpuPath::Portable => Width::widest(),
+        CpuPath::AesNi | CpuPath::Neon => Some(Width::Bits128),
+        CpuPath::Portable => Width::widest(),
     };
     let run = Box::new(move |encrypt: bool, lba: u64, data: &mut [u8]| match encrypt {
         true => cipher.encrypt(lba, data),

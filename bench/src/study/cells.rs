@@ -1,7 +1,7 @@
 //! Settings, tasks, results, and the files they are kept in.
 
 use std::collections::HashSet;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 
@@ -174,10 +174,9 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens `dir`, or makes it. Fails if it holds a study with other settings.
+    /// Opens `dir`, or makes it. Fails if it holds a study with other settings, or one that somebody else has open.
     pub fn open(dir: &Path, settings: &Settings) -> Result<Self> {
         fs::create_dir_all(dir).map_err(|error| StudyError::file(dir, error))?;
-        keep_settings(&dir.join("settings.json"), settings)?;
         let path = dir.join("cells.jsonl");
         let mut file = OpenOptions::new()
             .create(true)
@@ -185,6 +184,13 @@ impl Store {
             .append(true)
             .open(&path)
             .map_err(|error| StudyError::file(&path, error))?;
+        file.try_lock().map_err(|error| match error {
+            TryLockError::WouldBlock => {
+                StudyError::Unavailable(format!("{} is in use: a study runs there", dir.display()))
+            }
+            TryLockError::Error(error) => StudyError::file(&path, error),
+        })?;
+        keep_settings(&dir.join("settings.json"), settings)?;
         let lines = read_lines(&path, &mut file)?;
         Ok(Self { dir: dir.to_owned(), lines, file })
     }
@@ -327,6 +333,7 @@ pub(super) mod tests {
         let mut store = Store::open(dir.path(), &settings()).unwrap();
         assert_eq!(store.lines().len(), 1);
         store.add(traced(&tasks[1])).unwrap();
+        drop(store);
         assert_eq!(Store::open(dir.path(), &settings()).unwrap().lines().len(), 2);
     }
 
@@ -336,6 +343,15 @@ pub(super) mod tests {
         Store::open(dir.path(), &settings()).unwrap();
         let other = Settings { seconds: 9, ..settings() };
         assert!(matches!(Store::open(dir.path(), &other), Err(StudyError::Usage(_))));
+    }
+
+    #[test]
+    fn two_studies_do_not_write_to_one_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = Store::open(dir.path(), &settings()).unwrap();
+        assert!(matches!(Store::open(dir.path(), &settings()), Err(StudyError::Unavailable(_))));
+        drop(first);
+        Store::open(dir.path(), &settings()).unwrap();
     }
 
     #[test]

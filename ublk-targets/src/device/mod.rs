@@ -1,4 +1,8 @@
 //! The life of a ublk device: add, start, recover, stop, delete.
+//!
+//! `serve` is the life as its server sees it; what others may do to a device is here.
+
+mod serve;
 
 use std::fs;
 use std::io;
@@ -7,21 +11,15 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use libublk::ctrl::{UblkCtrl, UblkCtrlBuilder};
-use libublk::io::{UblkDev, io_thread_idx};
-use libublk::{UblkError, UblkFlags, sys};
+use libublk::ctrl::UblkCtrl;
+use libublk::{UblkError, sys};
 
-use crate::queue;
-use crate::request::{LBA_BYTES, Shape};
 use crate::stats::{QueueStats, Snapshot};
-use crate::target::Target;
+
+pub use serve::serve;
 
 /// How long a control command may take. Some kernels never answer some of them.
 const CONTROL_LIMIT: Duration = Duration::from_secs(30);
-/// Bytes of zeros that one request may ask for, so that a tag is not busy with it for long.
-const MAX_WRITE_ZEROES: u32 = 16 << 20;
-/// Bytes that one discard may cover.
-const MAX_DISCARD: u32 = 1 << 30;
 
 /// Why a device could not be made, kept or ended.
 #[derive(Debug, thiserror::Error)]
@@ -185,51 +183,6 @@ pub fn check_available() -> Result<(), DeviceError> {
     }
 }
 
-/// Serves a device with `target` until somebody stops it with [`stop`], then deletes it. `ready` runs once its node
-/// takes requests.
-///
-/// The device stays, quiesced, if this process dies: a new one takes it over with [`Start::Recover`].
-pub fn serve<T: Target>(
-    start: Start,
-    layout: &Layout,
-    target: T,
-    ready: impl FnOnce(Running) + Send + Sync + 'static,
-) -> Result<(), DeviceError> {
-    layout.check()?;
-    check_available()?;
-    let control = open_control(start, layout, T::NAME)?;
-    let id = control.dev_info().dev_id;
-    if matches!(start, Start::Recover(_)) {
-        control.start_user_recover().map_err(driver("recover"))?;
-    }
-    let shape = *target.shape();
-    let backing = target.backing_fd();
-    let threads = control.io_threads_per_queue();
-    let (target, stats) = (Arc::new(target), thread_stats(layout.queues, threads));
-    let running = Running { id, threads, stats: Arc::clone(&stats) };
-    let initialise = move |device: &mut UblkDev| {
-        device.tgt.dev_size = shape.sectors * LBA_BYTES;
-        device.tgt.params = params(&shape, device.dev_info.max_io_buf_bytes);
-        if let Some(fd) = backing {
-            let index = device.tgt.nr_fds as usize;
-            device.tgt.fds[index] = fd;
-            device.tgt.nr_fds += 1;
-        }
-        Ok(())
-    };
-    let spin = Duration::from_micros(layout.spin_us.into());
-    let serve_queue = move |index: u16, device: &UblkDev| {
-        let thread = usize::from(index) * usize::from(threads) + usize::from(io_thread_idx());
-        queue::ublk::serve(index, device, spin, &*target, &stats[thread]);
-    };
-    control.run_target(initialise, serve_queue, move |_| ready(running)).map_err(driver("start"))?;
-    if matches!(start, Start::Recover(_)) {
-        // Only a control handle that added its device deletes it by itself.
-        ignore_absent(control.del_dev()).map_err(driver("delete"))?;
-    }
-    Ok(())
-}
-
 /// Ends device `id`: its server's [`serve`] returns and deletes it. Whoever still has it open gets errors.
 pub fn stop(id: u32) -> Result<(), DeviceError> {
     bounded("stop", id, move |control| control.kill_dev())
@@ -272,65 +225,9 @@ fn is_orphan(id: u32, owner: Owner) -> Result<bool, DeviceError> {
     Ok(info.ublksrv_flags == owner.0 && !served)
 }
 
-fn thread_stats(queues: u16, threads: u16) -> Arc<[QueueStats]> {
-    (0..usize::from(queues) * usize::from(threads)).map(|_| QueueStats::default()).collect()
-}
-
-fn open_control(start: Start, layout: &Layout, name: &'static str) -> Result<UblkCtrl, DeviceError> {
-    let features = UblkCtrl::get_features().unwrap_or(0);
-    let wanted = u64::from(sys::UBLK_F_USER_RECOVERY | sys::UBLK_F_USER_RECOVERY_REISSUE);
-    // Lets a worker be replaced without an error in between, where the driver (6.16) has it.
-    let flags = wanted | features & u64::from(sys::UBLK_F_QUIESCE);
-    let threads = if features & u64::from(sys::UBLK_F_PER_IO_DAEMON) == 0 { 1 } else { layout.threads };
-    let (id, owner, dev_flags) = match start {
-        Start::Add(Owner(owner)) => (-1, owner, UblkFlags::UBLK_DEV_F_ADD_DEV),
-        Start::Recover(id) => (id.cast_signed(), 0, UblkFlags::UBLK_DEV_F_RECOVER_DEV),
-    };
-    UblkCtrlBuilder::default()
-        .name(name)
-        .id(id)
-        .nr_queues(layout.queues)
-        .depth(layout.depth)
-        .io_threads_per_queue(threads)
-        .io_buf_bytes(layout.max_io)
-        .ctrl_flags(flags)
-        .ctrl_target_flags(owner)
-        .dev_flags(dev_flags)
-        .build()
-        .map_err(driver("add"))
-}
-
 fn open_simple(id: u32) -> Result<UblkCtrl, DeviceError> {
     check_available()?;
     UblkCtrl::new_simple(id.cast_signed()).map_err(driver("look at"))
-}
-
-/// The parameters of linux/ublk_cmd.h for a device of this shape.
-fn params(shape: &Shape, max_io: u32) -> sys::ublk_params {
-    let sector = u32::from(shape.sector_size);
-    let read_only = if shape.read_only { sys::UBLK_ATTR_READ_ONLY } else { 0 };
-    let shift = |bytes: u32| bytes.ilog2() as u8;
-    sys::ublk_params {
-        types: sys::UBLK_PARAM_TYPE_BASIC | sys::UBLK_PARAM_TYPE_DISCARD,
-        basic: sys::ublk_param_basic {
-            attrs: sys::UBLK_ATTR_VOLATILE_CACHE | sys::UBLK_ATTR_FUA | read_only,
-            logical_bs_shift: shift(sector),
-            physical_bs_shift: shift(shape.physical_block.max(sector)),
-            io_opt_shift: shift(max_io),
-            io_min_shift: shift(shape.physical_block.max(sector)),
-            max_sectors: max_io / LBA_BYTES as u32,
-            dev_sectors: shape.sectors,
-            ..Default::default()
-        },
-        discard: sys::ublk_param_discard {
-            discard_granularity: sector,
-            max_discard_sectors: if shape.discard { MAX_DISCARD / LBA_BYTES as u32 } else { 0 },
-            max_write_zeroes_sectors: MAX_WRITE_ZEROES / LBA_BYTES as u32,
-            max_discard_segments: 1,
-            ..Default::default()
-        },
-        ..Default::default()
-    }
 }
 
 /// Runs a control command on a thread of its own and gives up on it after [`CONTROL_LIMIT`]: the thread may be stuck
