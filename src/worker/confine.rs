@@ -25,6 +25,8 @@ pub(super) fn from_the_start() -> io::Result<()> {
     process::lock_all_memory()?;
     process::set_io_flusher()?;
     prctl::set_no_new_privs()?;
+    // It was started by /proc/self/exe, which names it "exe".
+    prctl::set_name(c"blkseal")?;
     // The daemon takes its signals in one thread and blocks them elsewhere; that must not be inherited.
     SigSet::all().thread_unblock()?;
     // Fails only for the leader of a session, which is what is wanted.
