@@ -230,7 +230,8 @@ fn splits(summaries: &[Summary]) -> Markup {
         h2 { "Where the time of a request goes" }
         p.faint {
             "Means, seen by eBPF in a run of its own, which it slows down. The driver's part is its time without that of the
-            backing. fio looks for answers only once its whole depth is under way: that wait is outside of the device."
+            backing. fio looks for answers only once its whole depth is under way: that wait is outside of the device. A request
+            that is too large for the device is seen as its pieces, and what fio waits for the others is outside, too."
         }
         div.legend { @for part in plots::PARTS { span { i style=(format!("background:{}", part.colour)) {} (part.name) } } }
         div.panels { @for (title, devices) in &panels { (plots::splits(title, devices)) } }
