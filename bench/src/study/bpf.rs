@@ -80,16 +80,6 @@ pub fn missing() -> Option<String> {
     }
 }
 
-/// Where to look: numbers of devices as the kernel's tracepoints have them, 0 for none.
-pub struct Traced {
-    /// The device under load, if it is not the backing itself.
-    pub above: u64,
-    /// The backing.
-    pub below: u64,
-    /// Whether the device under load is of the device mapper, which has no requests of its own.
-    pub mapped: bool,
-}
-
 /// bpftrace, looking.
 pub struct Trace {
     child: Child,
@@ -100,12 +90,12 @@ pub struct Trace {
 }
 
 impl Trace {
-    /// Starts to look. It is killed `limit` after this.
-    pub fn start(traced: &Traced, limit: Duration) -> Result<Self> {
-        let numbers = [traced.above, traced.below, traced.mapped.into()].map(|number| number.to_string());
+    /// Starts to look at the device numbered `above` (0 for none) over the one numbered `below` (0 for none).
+    ///
+    /// It is killed `limit` after this.
+    pub fn start(above: u64, below: u64, limit: Duration) -> Result<Self> {
         let mut child = Command::new(PROGRAM)
-            .args(["-f", "json", "-e", SCRIPT])
-            .args(numbers)
+            .args(["-f", "json", "-e", SCRIPT, &above.to_string(), &below.to_string()])
             // Keys are kept while requests are under way, of which there may be many.
             .env("BPFTRACE_MAP_KEYS_MAX", "65536")
             .stdin(Stdio::null())
@@ -114,8 +104,7 @@ impl Trace {
             .spawn()?;
         let output = child.stdout.take().ok_or_else(no_pipe)?;
         let limit = Limit::new(&child, limit);
-        let mut trace =
-            Self { child, output: BufReader::new(output), above: traced.above != 0, _limit: limit };
+        let mut trace = Self { child, output: BufReader::new(output), above: above != 0, _limit: limit };
         let mut line = String::new();
         while trace.output.read_line(&mut line)? > 0 {
             if line.contains("ready") {

@@ -9,7 +9,6 @@ use nix::unistd::Pid;
 use std::os::unix::process::CommandExt;
 
 use super::backing::{self, Backings};
-use super::bpf::Traced;
 use super::cells::{Settings, from_json};
 use super::matrix::{DeviceKind, Pattern, Workload};
 use super::{Result, StudyError, commands};
@@ -143,15 +142,11 @@ impl Ground {
         Ok(())
     }
 
-    /// Where to look for requests of an opened device.
-    pub fn traced(&self, opened: &Opened<'_>) -> Result<Traced> {
+    /// The numbers under which the kernel traces a device and what is below it; 0 for what is not there.
+    pub fn traced_numbers(&self, opened: &Opened<'_>) -> Result<(u64, u64)> {
         let (above, below) = (opened.kind != DeviceKind::Raw, opened.kind != DeviceKind::Null);
         let number = |there: bool, path: &Path| if there { backing::traced_number(path) } else { Ok(0) };
-        Ok(Traced {
-            above: number(above, &opened.paths[0])?,
-            below: number(below, &self.backings.paths()[0])?,
-            mapped: matches!(opened.kind, DeviceKind::DmCrypt | DeviceKind::DmCryptNoWq),
-        })
+        Ok((number(above, &opened.paths[0])?, number(below, &self.backings.paths()[0])?))
     }
 }
 

@@ -97,7 +97,8 @@ impl Meter {
     }
 
     fn trace(&mut self, ground: &Ground, opened: &Opened<'_>, task: &Task) -> Result<bpf::Split> {
-        let trace = bpf::Trace::start(&ground.traced(opened)?, self.limit())?;
+        let (above, below) = ground.traced_numbers(opened)?;
+        let trace = bpf::Trace::start(above, below, self.limit())?;
         let (found, _) = self.load(opened, task)?;
         Ok(trace.finish()?.within(found.latency.mean))
     }
