@@ -183,7 +183,7 @@ pub fn check_available() -> Result<(), DeviceError> {
     }
 }
 
-/// Ends device `id`: its server's [`serve`] returns and deletes it. Whoever still has it open gets errors.
+/// Ends device `id`: its server's [`serve()`] returns and deletes it. Whoever still has it open gets errors.
 pub fn stop(id: u32) -> Result<(), DeviceError> {
     bounded("stop", id, move |control| control.kill_dev())
 }
