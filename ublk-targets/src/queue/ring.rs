@@ -35,8 +35,8 @@ pub(crate) async unsafe fn submit(entry: squeue::Entry) -> Result<u32, IoError> 
 /// Gives this thread its ring, with room for one operation of each of `depth` tags.
 ///
 /// Completions are delivered when the thread waits for them, not by interrupting it (io_uring_setup(2),
-/// IORING_SETUP_DEFER_TASKRUN), where the kernel (6.1) has that. libublk does not wait while a queue is being stopped;
-/// IORING_SETUP_TASKRUN_FLAG has the completions delivered then, too.
+/// IORING_SETUP_DEFER_TASKRUN), where the kernel (6.1) has that. A thread that looks for them without waiting gets them by
+/// IORING_SETUP_TASKRUN_FLAG.
 pub(super) fn set_up(depth: u16) -> io::Result<()> {
     let entries = u32::from(depth);
     let ring = IoUring::builder()
@@ -56,10 +56,18 @@ pub(super) fn register(files: &[RawFd]) -> io::Result<()> {
     libublk::io::with_task_io_ring(|ring| ring.submitter().register_files(files))
 }
 
+/// Hands over what tasks have queued, and waits until `ends` operations have ended, or a signal came.
+pub(super) fn enter(ends: usize) -> io::Result<()> {
+    match libublk::io::with_task_io_ring(|ring| ring.submit_and_wait(ends)) {
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
+        other => other.map(|_| ()),
+    }
+}
+
 /// Hands over what tasks have queued, waits for one end at least, and wakes the tasks that waited for it.
 pub(super) fn turn() -> io::Result<()> {
+    enter(1)?;
     libublk::io::with_task_io_ring_mut(|ring| {
-        ring.submit_and_wait(1)?;
         ublk_reap_events_with_handler(ring, |entry| ublk_wake_task(entry.user_data(), entry))
             .map(|_| ())
             .map_err(|error| io::Error::other(error.to_string()))
