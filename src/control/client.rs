@@ -3,19 +3,26 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use ublk_targets::secret::Secret;
 
-use super::socket::{Channel, ChannelError};
+use super::socket::{Channel, ChannelError, connect};
 use super::{Failure, FailureKind, Method};
+
+/// How long a daemon may take to accept a connection.
+const CONNECT_LIMIT: Duration = Duration::from_secs(30);
 
 /// A connection to a daemon or a worker. Each call blocks until it is answered.
 #[derive(Debug)]
-pub struct Client(Channel);
+pub struct Client {
+    channel: Channel,
+    /// Where to connect again, should the connection be closed between two calls: the daemon closes idle ones.
+    socket: Option<PathBuf>,
+}
 
 #[derive(Debug, Serialize)]
 struct Outgoing<'a, M> {
@@ -38,13 +45,20 @@ struct ErrorParameters {
 impl Client {
     /// Connects to the daemon that listens at `socket`.
     pub fn connect(socket: &Path) -> Result<Self, Failure> {
-        let stream = UnixStream::connect(socket).map_err(|error| no_daemon(socket, &error))?;
-        Ok(Self::over(stream))
+        let stream = connect(socket, CONNECT_LIMIT).map_err(|error| no_daemon(socket, &error))?;
+        Ok(Self { socket: Some(socket.to_owned()), ..Self::over(stream) })
+    }
+
+    /// Fails unless whatever listens at `socket` says what it is within `limit`.
+    pub fn probe(socket: &Path, limit: Duration) -> Result<(), Failure> {
+        let stream = connect(socket, limit).map_err(|error| no_daemon(socket, &error))?;
+        let client = Self::over_with_limit(stream, limit);
+        client.map_err(|error| no_daemon(socket, &error))?.call(&GetInfo {}, &[]).map(drop)
     }
 
     /// Makes calls over `stream`.
     pub fn over(stream: UnixStream) -> Self {
-        Self(Channel::caller(stream))
+        Self { channel: Channel::caller(stream), socket: None }
     }
 
     /// Makes calls over `stream`, each to be answered within `limit`.
@@ -63,8 +77,18 @@ impl Client {
 
     /// Calls `method` with any descriptors of secret memory.
     pub fn call_with<M: Method>(&mut self, method: &M, fds: &[BorrowedFd<'_>]) -> Result<M::Reply, Failure> {
-        self.0.send(&Outgoing { method: M::NAME, parameters: method }, fds).map_err(broken)?;
-        let Some((reply, _)) = self.0.receive::<Incoming>().map_err(broken)? else {
+        let reply = match self.exchange(method, fds) {
+            // Closed between two calls; this one was not read, so it may be made again.
+            Err(error) if error.is_closed() => match self.socket.take() {
+                Some(socket) => {
+                    *self = Self::connect(&socket)?;
+                    self.exchange(method, fds)
+                }
+                None => Err(error),
+            },
+            other => other,
+        };
+        let Some(reply) = reply.map_err(broken)? else {
             return Err(Failure::new(
                 FailureKind::NoDaemon,
                 format!("the connection was closed before {} was answered", M::NAME),
@@ -77,6 +101,32 @@ impl Client {
                 .map_err(|error| protocol(format!("cannot understand the answer to {}: {error}", M::NAME))),
         }
     }
+
+    /// Sends a call and receives the answer; none where the other side closes the connection instead.
+    fn exchange<M: Method>(
+        &mut self,
+        method: &M,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<Option<Incoming>, ChannelError> {
+        let sent = self.channel.send(&Outgoing { method: M::NAME, parameters: method }, fds);
+        match sent {
+            // Who closes the connection at once says why before it does.
+            Err(error) if error.is_closed() => match self.channel.receive() {
+                Ok(Some((reason, _))) => Ok(Some(reason)),
+                _ => Err(error),
+            },
+            other => other.and_then(|()| Ok(self.channel.receive()?.map(|(reply, _)| reply))),
+        }
+    }
+}
+
+/// What every Varlink service answers to everybody.
+#[derive(Debug, Deserialize, Serialize)]
+struct GetInfo {}
+
+impl Method for GetInfo {
+    const NAME: &'static str = "org.varlink.service.GetInfo";
+    type Reply = Value;
 }
 
 fn remote_failure(error: String, parameters: Value) -> Failure {
@@ -106,11 +156,7 @@ fn no_daemon(socket: &Path, error: &io::Error) -> Failure {
 /// The failure behind a connection that broke.
 fn broken(error: ChannelError) -> Failure {
     match error {
-        ChannelError::Io(error)
-            if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) =>
-        {
-            Failure::new(FailureKind::NoDaemon, "no answer in time")
-        }
+        error if error.is_timeout() => Failure::new(FailureKind::NoDaemon, "no answer in time"),
         ChannelError::Io(error) => {
             Failure::new(FailureKind::NoDaemon, format!("the connection broke: {error}"))
         }

@@ -10,6 +10,7 @@
 //! |---|---|
 //! | `client` | a blocking connection that makes typed calls |
 //! | `service` | the other side: a thread a connection, each call parsed and handed to a [`Service`] |
+//! | `places` | how many may be connected, and who gives way |
 //! | `messages` | the methods of `io.blkseal.Daemon` and what is in them |
 //! | `adopt` | those of its methods by which volumes come from and go to stock cryptsetup |
 //! | `key_servers`, `keks` | those of its methods that are about key servers, and about KEKs |
@@ -28,6 +29,7 @@ mod keks;
 mod key_servers;
 mod messages;
 mod peer;
+mod places;
 mod service;
 mod socket;
 pub mod worker;
@@ -43,7 +45,7 @@ pub use key_servers::*;
 pub use messages::*;
 pub use peer::Peer;
 pub use service::{Answer, Service, bind, serve, serve_connection};
-pub use socket::{MAX_CALL, MAX_DESCRIPTORS, MAX_REPLY, MAX_SECRET, Secrets};
+pub use socket::{MAX_CALL, MAX_DESCRIPTORS, MAX_REPLY, MAX_SECRET, Secrets, connect};
 
 /// Where the daemon listens unless told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/blkseal/daemon.sock";

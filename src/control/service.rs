@@ -1,28 +1,25 @@
 //! The answering side: a thread a connection.
 
-use std::collections::HashMap;
 use std::fs::Permissions;
 use std::io;
 use std::marker::PhantomData;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use nix::unistd::geteuid;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::socket::{Channel, ChannelError, Secrets};
+use super::places::{Places, Standing};
+use super::socket::{Channel, ChannelError, Secrets, connect};
 use super::{Failure, FailureKind, Interface, Peer};
 
-/// Most connections at a time; further ones are closed at once.
-const MAX_CONNECTIONS: usize = 64;
-/// Most of these that other users than this process's own may have together, so that nobody can shut it out.
-const MAX_OF_OTHERS: usize = 48;
-/// Most of these that one of them may have.
-const MAX_OF_ONE: usize = 8;
+/// How long a peer may take to make its next call. A client connects again where it took longer.
+const IDLE_LIMIT: Duration = Duration::from_secs(60);
+/// How long whoever listens at a socket already may take to accept a connection.
+const BIND_LIMIT: Duration = Duration::from_secs(5);
 /// How long a peer may take to accept an answer.
 const WRITE_LIMIT: Duration = Duration::from_secs(10);
 const SERVICE: &str = "org.varlink.service";
@@ -34,12 +31,17 @@ pub trait Service: Send + Sync + 'static {
 
     /// Answers one call. The reply is made by [`super::Method::Reply`]'s serialisation.
     fn answer(self: &Arc<Self>, peer: &Peer, call: Self::Calls, secrets: Secrets) -> Result<Value, Failure>;
+
+    /// Whether `peer` may make any call at all; those who may not have few connections. Never blocks.
+    fn knows(&self, _peer: &Peer) -> bool {
+        true
+    }
 }
 
 /// Listens at `path`, to which the permission bits `mode` let users connect. A socket that nobody answers is replaced;
 /// where somebody answers, fails with `AddrInUse`.
 pub fn bind(path: &Path, mode: u32) -> io::Result<UnixListener> {
-    match UnixStream::connect(path) {
+    match connect(path, BIND_LIMIT) {
         Ok(_) => return Err(io::ErrorKind::AddrInUse.into()),
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path)?,
         Err(_) => {}
@@ -51,96 +53,90 @@ pub fn bind(path: &Path, mode: u32) -> io::Result<UnixListener> {
 
 /// Accepts connections and serves each in a thread of its own, for ever.
 pub fn serve<S: Service>(service: &Arc<S>, listener: &UnixListener) {
+    serve_within(service, listener, IDLE_LIMIT);
+}
+
+/// As [`serve`], and closes connections over which no call comes for as long as `idle`.
+pub(super) fn serve_within<S: Service>(service: &Arc<S>, listener: &UnixListener, idle: Duration) {
     let places = Places::default();
     loop {
-        let stream = match listener.accept() {
-            Ok((stream, _)) => stream,
+        match listener.accept() {
+            Ok((stream, _)) => {
+                if let Err(error) = welcome(service, &places, stream, idle) {
+                    log::warn!("cannot serve a connection: {error}");
+                }
+            }
             Err(error) => {
                 log::warn!("cannot accept a connection: {error}");
                 std::thread::sleep(Duration::from_millis(100)); // out of descriptors: do not spin
-                continue;
             }
-        };
-        let peer = match Peer::of(&stream) {
-            Ok(peer) => peer,
-            Err(error) => {
-                log::warn!("cannot tell who connected: {error}");
-                continue;
-            }
-        };
-        let Some(place) = places.take(peer.uid) else {
-            log::debug!("too many connections are open: refused one of user {}", peer.uid);
-            continue;
-        };
-        let service = Arc::clone(service);
-        let spawned = std::thread::Builder::new().name("control".into()).spawn(move || {
-            let _place = place;
-            serve_peer(&service, stream, &peer);
+        }
+    }
+}
+
+fn welcome<S: Service>(
+    service: &Arc<S>,
+    places: &Places,
+    stream: UnixStream,
+    idle: Duration,
+) -> io::Result<()> {
+    let peer = Peer::of(&stream)?;
+    stream.set_write_timeout(Some(WRITE_LIMIT))?;
+    stream.set_read_timeout(Some(idle))?;
+    let standing = Standing::of(peer.uid, service.knows(&peer));
+    let Some(place) = places.take(peer.uid, standing, &stream)? else {
+        if places.is_to_be_told() {
+            log::warn!("too many connections are open: refused one of user {}", peer.uid);
+        }
+        // A peer that is gone already needs no answer.
+        let _ = Channel::answerer(stream).send(&refuse::<S::Calls>(&no_place(&peer)), &[]);
+        return Ok(());
+    };
+    let service = Arc::clone(service);
+    std::thread::Builder::new().name("control".into()).spawn(move || {
+        converse(stream, &peer, |channel, call, secrets| {
+            let answered = place.during(|| answer_one(&service, &peer, channel, call, secrets));
+            answered.unwrap_or(Err(ChannelError::Ended))
         });
-        if let Err(error) = spawned {
-            log::warn!("cannot start a thread for a connection: {error}");
-        }
-    }
+    })?;
+    Ok(())
 }
 
-/// How many connections each user has.
-#[derive(Clone, Default)]
-struct Places(Arc<Mutex<HashMap<u32, usize>>>);
-
-/// One of [`MAX_CONNECTIONS`] places, given back when dropped.
-struct Place {
-    places: Places,
-    uid: u32,
-}
-
-impl Places {
-    fn take(&self, uid: u32) -> Option<Place> {
-        let own = geteuid().as_raw();
-        // A panic elsewhere cannot have left the counts half changed.
-        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let total: usize = open.values().sum();
-        let others = total - open.get(&own).unwrap_or(&0);
-        let of_user = open.entry(uid).or_default();
-        let has_place =
-            total < MAX_CONNECTIONS && (uid == own || (others < MAX_OF_OTHERS && *of_user < MAX_OF_ONE));
-        *of_user += usize::from(has_place);
-        open.retain(|_, count| *count > 0);
-        has_place.then(|| Place { places: self.clone(), uid })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut open = self.places.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = open.get_mut(&self.uid) {
-            *count -= 1;
-        }
-        open.retain(|_, count| *count > 0);
-    }
+fn no_place(peer: &Peer) -> Failure {
+    Failure::new(
+        FailureKind::NoDaemon,
+        format!("too many connections are open: there is no place for one more of user {}", peer.uid),
+    )
+    .hint("try again when commands that run now have ended, or run the command as root")
 }
 
 /// Answers the calls that come over `stream` until the peer closes it or breaks the protocol.
 pub fn serve_connection<S: Service>(service: &Arc<S>, stream: UnixStream) {
     match Peer::of(&stream) {
-        Ok(peer) => serve_peer(service, stream, &peer),
+        Ok(peer) => converse(stream, &peer, |channel, call, secrets| {
+            answer_one(service, &peer, channel, call, secrets)
+        }),
         Err(error) => log::warn!("cannot tell who connected: {error}"),
     }
 }
 
-fn serve_peer<S: Service>(service: &Arc<S>, stream: UnixStream, peer: &Peer) {
-    if let Err(error) = stream.set_write_timeout(Some(WRITE_LIMIT)) {
-        return log::warn!("cannot limit how long an answer may take: {error}");
-    }
+/// Has `answer` answer each call until the peer closes the connection, breaks the protocol or makes no more calls.
+fn converse(
+    stream: UnixStream,
+    peer: &Peer,
+    mut answer: impl FnMut(&mut Channel, Incoming, Secrets) -> Result<(), ChannelError>,
+) {
     let mut channel = Channel::answerer(stream);
     loop {
         let outcome = match channel.receive::<Incoming>() {
             Ok(None) => return,
-            Ok(Some((call, fds))) => answer_one(service, peer, &mut channel, call, Secrets::new(fds)),
+            Ok(Some((call, fds))) => answer(&mut channel, call, Secrets::new(fds)),
             Err(error) => Err(error),
         };
         if let Err(error) = outcome {
+            let level = if error.is_timeout() { log::Level::Debug } else { log::Level::Info };
             let failure = Failure::from_error(FailureKind::Protocol, &error);
-            return log::info!("closed the connection of process {}: {failure}", peer.pid);
+            return log::log!(level, "closed the connection of process {}: {failure}", peer.pid);
         }
     }
 }
@@ -267,31 +263,5 @@ fn introspect<I: Interface>(method: &str, parameters: &Value) -> Result<Value, R
             None => Err(service_error("InvalidParameter", json!({ "parameter": "interface" }))),
         },
         _ => Err(service_error("MethodNotFound", json!({ "method": format!("{SERVICE}.{method}") }))),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn other_users_cannot_take_every_place() {
-        let (places, own) = (Places::default(), geteuid().as_raw());
-        let mut taken: Vec<Place> = Vec::new();
-        for uid in own + 1..own + 20 {
-            taken.extend((0..20).map_while(|_| places.take(uid)));
-            assert!(
-                taken.len() <= MAX_OF_OTHERS
-                    && taken.iter().filter(|place| place.uid == uid).count() <= MAX_OF_ONE
-            );
-        }
-        assert_eq!(taken.len(), MAX_OF_OTHERS);
-        taken.extend((0..20).map_while(|_| places.take(own)));
-        assert_eq!(taken.len(), MAX_CONNECTIONS);
-        assert!(places.take(own).is_none());
-        taken.retain(|place| place.uid != own + 1);
-        assert!(places.take(own + 1).is_some(), "a place that is given back can be taken");
-        drop(taken);
-        assert!(places.0.lock().unwrap().is_empty());
     }
 }

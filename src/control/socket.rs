@@ -4,9 +4,15 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, recvmsg,
+    sendmsg, setsockopt, socket, sockopt,
+};
+use nix::sys::time::TimeVal;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use ublk_targets::secret::Secret;
@@ -32,10 +38,41 @@ pub(super) enum ChannelError {
     TooLong(usize),
     #[error("more than {MAX_DESCRIPTORS} descriptors came with a message")]
     TooManyDescriptors,
+    #[error("it gave way to another one")]
+    Ended,
     #[error("malformed message")]
     Malformed(#[from] serde_json::Error),
     #[error(transparent)]
     Io(#[from] io::Error),
+}
+
+impl ChannelError {
+    /// Whether nothing came, or could be sent, for as long as the connection allows.
+    pub(super) fn is_timeout(&self) -> bool {
+        let kinds = [io::ErrorKind::WouldBlock, io::ErrorKind::TimedOut];
+        matches!(self, Self::Io(error) if kinds.contains(&error.kind()))
+    }
+
+    /// Whether the other side has closed the connection and will never read what was sent to it last (unix(7)).
+    pub(super) fn is_closed(&self) -> bool {
+        let kinds = [io::ErrorKind::BrokenPipe, io::ErrorKind::ConnectionReset];
+        matches!(self, Self::Io(error) if kinds.contains(&error.kind()))
+    }
+}
+
+/// Connects to whoever listens at `path`, and has to accept the connection within `limit`: a listener that is stuck lets
+/// others wait once its queue is full.
+pub fn connect(path: &Path, limit: Duration) -> io::Result<UnixStream> {
+    let socket = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    let limit = TimeVal::new(limit.as_secs().cast_signed(), limit.subsec_micros().into());
+    setsockopt(&socket, sockopt::SendTimeout, &limit)?;
+    match nix::sys::socket::connect(socket.as_raw_fd(), &UnixAddr::new(path)?) {
+        Err(Errno::EAGAIN) => return Err(io::ErrorKind::TimedOut.into()),
+        other => other?,
+    }
+    let stream = UnixStream::from(socket);
+    stream.set_write_timeout(None)?;
+    Ok(stream)
 }
 
 /// A connection that carries messages.

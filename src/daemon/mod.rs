@@ -63,7 +63,7 @@ use ublk_targets::device;
 use ublk_targets::secret::process as own_process;
 
 use crate::control::worker::{Job, Report};
-use crate::control::{self, Failure, FailureKind};
+use crate::control::{self, Client, Failure, FailureKind};
 use crate::logging;
 use crate::name::Name;
 use crate::provider::kmip::Observer;
@@ -219,7 +219,10 @@ fn check_host() -> Result<(), Failure> {
     Ok(device::check_available()?)
 }
 
+/// Before the first thread starts, for threads are what the one that starts them is.
 fn protect_memory() -> Result<(), Failure> {
+    // It replaces workers, below whose devices memory may have to be written back to before anybody gets some.
+    own_process::set_io_flusher().map_err(|error| system("be an I/O flusher", error))?;
     own_process::forbid_dumps().map_err(|error| system("forbid core dumps", error))?;
     own_process::lock_all_memory().map_err(|error| {
         system("lock memory", error)
@@ -245,14 +248,22 @@ fn lock(options: &Options) -> Result<Flock<File>, Failure> {
     })
 }
 
-/// Tells systemd at the interval that it asks for that commands are still answered.
+/// Tells systemd, at the interval that it asks for, that commands are still answered: only after a call over the daemon's
+/// own socket was, and once the locks that calls take were free.
 fn feed_watchdog(daemon: &Arc<Daemon>) {
     let Some(interval) = sd_notify::watchdog_enabled() else { return };
-    let daemon = Arc::clone(daemon);
+    let (daemon, socket) = (Arc::clone(daemon), daemon.options.socket());
     std::thread::spawn(move || {
         loop {
-            let open = daemon.devices().len();
-            notify(&[NotifyState::Watchdog, NotifyState::Status(&format!("serving; devices: {open}"))]);
+            match Client::probe(&socket, interval / 3) {
+                Ok(()) => {
+                    drop(daemon.volumes());
+                    let open = daemon.devices().len();
+                    let status = format!("serving; devices: {open}");
+                    notify(&[NotifyState::Watchdog, NotifyState::Status(&status)]);
+                }
+                Err(failure) => log::error!("no call to the daemon itself is answered: {failure}"),
+            }
             std::thread::sleep(interval / 3);
         }
     });

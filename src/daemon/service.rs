@@ -33,6 +33,10 @@ impl Service for Daemon {
         }
         result
     }
+
+    fn knows(&self, peer: &Peer) -> bool {
+        !self.roles.privileges_of(peer).is_empty()
+    }
 }
 
 impl Daemon {

@@ -13,7 +13,7 @@ use ublk_targets::secret::Dek;
 use super::process::Process;
 use super::volumes::of_volume;
 use crate::control::worker::{GetReport, Job, Report, Serve};
-use crate::control::{Client, Failure, FailureKind, Peer, SecretFd};
+use crate::control::{self, Client, Failure, FailureKind, Peer, SecretFd};
 use crate::volume::Unverified;
 
 /// How long a new worker may take until its device serves: longer than ublk's control commands may.
@@ -62,7 +62,7 @@ fn serve(channel: UnixStream, job: Job, recover: Option<u32>, dek: Option<Dek>) 
 
 /// What the worker that listens at `socket` says of itself, and who it is.
 pub(super) fn ask(socket: &Path) -> Result<(Report, Peer), Failure> {
-    let stream = UnixStream::connect(socket).map_err(|error| gone(socket, &error))?;
+    let stream = control::connect(socket, ANSWER_LIMIT).map_err(|error| gone(socket, &error))?;
     let peer = Peer::of(&stream).map_err(|error| gone(socket, &error))?;
     let mut client = Client::over_with_limit(stream, ANSWER_LIMIT).map_err(|error| gone(socket, &error))?;
     Ok((client.call(&GetReport {}, &[])?, peer))
