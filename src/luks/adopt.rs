@@ -6,6 +6,7 @@ use libcryptsetup_rs::{CryptDevice, TokenInput};
 use ublk_targets::secret::{DEK_LEN, Dek, Secret, scrub_stack};
 use uuid::Uuid;
 
+use super::files::Access;
 use super::header::{Found, STACK_USED, find};
 use super::{Header, LuksError, Place, Token, TokenError, claim, crypt, open};
 
@@ -25,14 +26,14 @@ pub fn unlock(place: &Place, passphrase: &Secret) -> Result<Unlocked, LuksError>
     let claim = claim(&place.backing, 0)?;
     let mut found = find_foreign(place)?;
     let dek = key_of(&mut found.device, place, passphrase)?;
-    Ok(Unlocked { place: place.clone(), uuid: found.uuid, dek, _claim: claim })
+    Ok(Unlocked { place: place.clone(), uuid: found.described.uuid, dek, _claim: claim })
 }
 
 /// The volume at `place`, if it has no token.
 fn find_foreign(place: &Place) -> Result<Found, LuksError> {
-    let found = find(place)?;
+    let found = find(place, &Access::ByPath)?;
     let path = || place.header_path().to_owned();
-    match found.metadata.token() {
+    match found.described.metadata.token() {
         Err(TokenError::Missing) => Ok(found),
         Err(source) => Err(LuksError::Token { path: path(), source }),
         Ok(_) => Err(LuksError::Adopted(path())),
@@ -69,7 +70,7 @@ impl Unlocked {
         let other = || LuksError::OtherVolume(path.to_owned());
         // What is changed is the header as it is now, which other programs can have changed.
         let mut found = find_foreign(&self.place)?;
-        if found.uuid != self.uuid {
+        if found.described.uuid != self.uuid {
             return Err(other());
         }
         let mut tokens = found.device.token_handle();

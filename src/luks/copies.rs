@@ -1,5 +1,5 @@
-//! The two copies of a LUKS2 header, looked at before libcryptsetup does: it repairs one from the other in silence,
-//! and we want to say so. Layout and checksum: LUKS2 On-Disk Format Specification 1.1.1, 2.1 and 2.2.
+//! The two copies of a LUKS2 header, as they are: libcryptsetup repairs one from the other in silence, and locks and writes
+//! for that. Layout and checksum: LUKS2 On-Disk Format Specification 1.1.1, 2.1 and 2.2.
 
 use std::fmt;
 use std::fs::File;
@@ -7,7 +7,9 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::LuksError;
@@ -47,15 +49,23 @@ enum Found {
     Bad { magic: bool },
 }
 
-/// What only the binary part of a header says.
+/// What a good copy says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Facts {
     length: u64,
     sequence: u64,
+    json: Vec<u8>,
     /// The label, or nothing.
     pub label: Option<String>,
     /// The volume's UUID, as text.
     pub uuid: String,
+}
+
+impl Facts {
+    /// The metadata, if it is JSON at all.
+    pub fn json(&self) -> serde_json::Result<Value> {
+        serde_json::from_slice(&self.json)
+    }
 }
 
 /// Both copies.
@@ -65,21 +75,21 @@ pub struct Copies {
 }
 
 impl Copies {
-    /// Reads both copies of the header on `path`. Fails if there is none, or no good one.
-    pub fn read(path: &Path) -> Result<Self, LuksError> {
-        let file = File::open(path).map_err(|e| LuksError::io("open", path, e))?;
+    /// Reads both copies of the header in `file`, which messages call `path`. Fails if there is none, or no good one.
+    pub fn read(file: &File, path: &Path) -> Result<Self, LuksError> {
         let failed = |e| LuksError::io("read the header of", path, e);
+        forget_cached(file);
         let mut head = [0; 8];
-        read_at(&file, &mut head, 0).map_err(failed)?;
+        read_at(file, &mut head, 0).map_err(failed)?;
         if head == *b"LUKS\xba\xbe\x00\x01" {
             return Err(LuksError::Luks1(path.to_owned()));
         }
-        let primary = examine(&file, 0, LENGTHS.as_slice(), PRIMARY_MAGIC).map_err(failed)?;
+        let primary = examine(file, 0, LENGTHS.as_slice(), PRIMARY_MAGIC).map_err(failed)?;
         let secondary = match &primary {
             Found::Good(facts) => {
-                examine(&file, facts.length, &[facts.length], SECONDARY_MAGIC).map_err(failed)?
+                examine(file, facts.length, &[facts.length], SECONDARY_MAGIC).map_err(failed)?
             }
-            Found::Bad { .. } => search_secondary(&file).map_err(failed)?,
+            Found::Bad { .. } => search_secondary(file).map_err(failed)?,
         };
         match (&primary, &secondary) {
             (Found::Bad { magic: false }, Found::Bad { magic: false }) => {
@@ -111,6 +121,13 @@ impl Copies {
             _ => None,
         }
     }
+}
+
+/// Another host may have changed the header since this one has read it last, as far as the kernel can forget that.
+fn forget_cached(file: &File) {
+    let whole = 2 * LENGTHS[LENGTHS.len() - 1] as i64;
+    // Advice: where it is not taken, what is read may be old.
+    let _ = posix_fadvise(file, 0, whole, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
 }
 
 /// The secondary copy, where the primary one no longer tells its place.
@@ -147,7 +164,9 @@ fn examine(file: &File, offset: u64, lengths: &[u64], magic: &[u8]) -> io::Resul
         return Ok(bad);
     }
     let label = Some(text(&copy[24..72])).filter(|label| !label.is_empty());
-    Ok(Found::Good(Facts { length, sequence: number(&copy, 16), label, uuid: text(&copy[168..208]) }))
+    let (sequence, uuid) = (number(&copy, 16), text(&copy[168..208]));
+    let json = until_zero(&copy[BINARY_LEN..]).to_vec();
+    Ok(Found::Good(Facts { length, sequence, json, label, uuid }))
 }
 
 /// Reads up to the end of `buffer` or of the file, and says how many bytes there were.
@@ -170,6 +189,9 @@ fn number(copy: &[u8], at: usize) -> u64 {
 
 /// The text in a field that zeroes fill up.
 fn text(field: &[u8]) -> String {
-    let end = field.iter().position(|&byte| byte == 0).unwrap_or(field.len());
-    String::from_utf8_lossy(&field[..end]).into_owned()
+    String::from_utf8_lossy(until_zero(field)).into_owned()
+}
+
+fn until_zero(field: &[u8]) -> &[u8] {
+    field.split(|&byte| byte == 0).next().unwrap_or_default()
 }

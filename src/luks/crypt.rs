@@ -17,12 +17,12 @@ thread_local! {
     static LAST_MESSAGE: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
-/// The loaded LUKS2 header of `place`. A damaged copy is repaired by this.
-pub fn load(place: &Place) -> Result<CryptDevice, LuksError> {
+/// The loaded LUKS2 header of `place`, to whose files the paths of `access` lead. A damaged copy is repaired by this.
+pub fn load(place: &Place, access: &Place) -> Result<CryptDevice, LuksError> {
     let path = place.header_path();
-    let device = match &place.header {
-        Placement::Attached => init(path),
-        Placement::Detached(_) => init_detached(path, &place.backing),
+    let device = match &access.header {
+        Placement::Attached => init(&access.backing),
+        Placement::Detached(header) => init_detached(header, &access.backing),
     };
     let mut device = device.map_err(failed("open", path))?;
     device
@@ -52,8 +52,19 @@ pub fn failed(action: &'static str, path: &Path) -> impl Fn(LibcryptErr) -> Luks
             LibcryptErr::IOError(e) => e.to_string(),
             other => other.to_string(),
         };
-        LuksError::Library { action, path: path.to_owned(), detail }
+        LuksError::Library { action, path: path.to_owned(), detail: shown(&detail, path) }
     }
+}
+
+/// What libcryptsetup said, with the volume's path in the place of the one that led this process to the open file.
+fn shown(detail: &str, path: &Path) -> String {
+    const OPEN_FILES: &str = "/proc/self/fd/";
+    let mut parts = detail.split(OPEN_FILES);
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |text, part| {
+        let rest = part.trim_start_matches(|c: char| c.is_ascii_digit());
+        format!("{text}{}{rest}", path.display())
+    })
 }
 
 /// The errno of a failed call.

@@ -1,16 +1,17 @@
 //! Reading a volume's header, checking a DEK against it, and exchanging its token.
 
-use std::fs::File;
-use std::io::{Seek, SeekFrom};
+use std::path::Path;
 
 use libcryptsetup_rs::{CryptDevice, TokenInput};
 use serde::{Deserialize, Serialize};
 use ublk_targets::secret::{Dek, scrub_stack};
 use uuid::Uuid;
 
-use super::copies::{Copies, Facts};
-use super::metadata::{DataArea, Metadata};
-use super::{HeaderCopy, Keyslot, LuksError, Place, Placement, Token, claim, crypt};
+use super::copies::Copies;
+use super::files::{Access, Files};
+use super::look::{Described, good};
+use super::metadata::Metadata;
+use super::{HeaderCopy, Keyslot, LuksError, Place, Token, claim, crypt};
 
 /// More than the frames of PBKDF2, Argon2 and AES in libcryptsetup and its crypto library use.
 pub(super) const STACK_USED: usize = 64 * 1024;
@@ -20,6 +21,8 @@ pub(super) const STACK_USED: usize = 64 * 1024;
 pub struct Header {
     /// Where the volume is.
     pub place: Place,
+    /// The way to its files that later calls take.
+    pub access: Access,
     /// The volume's UUID.
     pub uuid: Uuid,
     /// Its label, if it has one.
@@ -36,6 +39,8 @@ pub struct Header {
     pub token: Token,
     /// The recovery passphrases.
     pub keyslots: Vec<Keyslot>,
+    /// The copy that [`look`](super::look()) found damaged, or older than the other, and left so.
+    pub damaged: Option<HeaderCopy>,
     /// The copy of the header that [`open`] found damaged and had repaired.
     pub repair: Option<Repair>,
 }
@@ -50,7 +55,12 @@ pub struct Repair {
 /// Reads the header of the volume at `place`. A damaged copy is repaired from the good one, and
 /// [`Header::repair`] says so; nothing else is written.
 pub fn open(place: &Place) -> Result<Header, LuksError> {
-    Ok(load(place)?.header)
+    open_by(place, Access::ByPath)
+}
+
+/// As [`open`], in the way of `access`, which later calls on the header take as well.
+pub fn open_by(place: &Place, access: Access) -> Result<Header, LuksError> {
+    Ok(load(place, &access)?.header)
 }
 
 /// A header and libcryptsetup's handle on it.
@@ -63,58 +73,33 @@ pub(super) struct Loaded {
 /// A LUKS2 volume of a form that blkseal serves, whether it has a token or not.
 pub(super) struct Found {
     pub device: CryptDevice,
-    pub uuid: Uuid,
-    pub metadata: Metadata,
-    place: Place,
-    label: Option<String>,
-    area: DataArea,
-    data_length: u64,
+    pub described: Described,
     repair: Option<Repair>,
 }
 
-pub(super) fn load(place: &Place) -> Result<Loaded, LuksError> {
-    find(place)?.with_token()
+fn load(place: &Place, access: &Access) -> Result<Loaded, LuksError> {
+    let Found { device, described, repair } = find(place, access)?;
+    let (header, token_slot) = described.with_token(access.clone())?;
+    Ok(Loaded { header: Header { repair, ..header }, device, token_slot })
 }
 
-pub(super) fn find(place: &Place) -> Result<Found, LuksError> {
+pub(super) fn find(place: &Place, access: &Access) -> Result<Found, LuksError> {
     place.check_paths()?;
     let path = place.header_path();
-    let backing_size = size_of(place)?;
-    let copies = Copies::read(path)?;
-    let mut device = crypt::load(place).map_err(|error| match (error, copies.damaged()) {
-        (LuksError::Library { path, detail: reason, .. }, Some(copy)) => {
-            LuksError::NotRepaired { path, copy, reason }
-        }
-        (error, _) => error,
-    })?;
+    let files = access.files(place)?;
+    let size = files.size(place)?;
+    let copies = Copies::read(files.header(), path)?;
+    let mut device =
+        crypt::load(place, &access.place(place)).map_err(|error| match (error, copies.damaged()) {
+            (LuksError::Library { path, detail: reason, .. }, Some(copy)) => {
+                LuksError::NotRepaired { path, copy, reason }
+            }
+            (error, _) => error,
+        })?;
     let json = device.status_handle().dump_json().map_err(crypt::failed("read the metadata of", path))?;
-    let metadata = Metadata::from_json(path, json)?;
-    let area = metadata.data_area(path)?;
-    let data_length = data_length(place, &area, backing_size)?;
-    let (uuid, label) = identity(place, copies.facts())?;
-    let repair = repaired(place, &copies)?;
-    Ok(Found { device, uuid, metadata, place: place.clone(), label, area, data_length, repair })
-}
-
-impl Found {
-    fn with_token(self) -> Result<Loaded, LuksError> {
-        let path = self.place.header_path().to_owned();
-        let (token_slot, token) =
-            self.metadata.token().map_err(|source| LuksError::Token { path, source })?;
-        let header = Header {
-            place: self.place,
-            uuid: self.uuid,
-            label: self.label,
-            sector_size: self.area.sector_size,
-            data_offset: self.area.offset,
-            data_length: self.data_length,
-            allow_discards: self.metadata.allows_discards(),
-            token,
-            keyslots: self.metadata.keyslots(),
-            repair: self.repair,
-        };
-        Ok(Loaded { header, device: self.device, token_slot })
-    }
+    let described = Described::new(place, size, good(&copies, path)?, Metadata::from_json(path, json)?)?;
+    let repair = repaired(path, &files, &copies)?;
+    Ok(Found { device, described, repair })
 }
 
 impl Header {
@@ -154,7 +139,7 @@ impl Header {
 
     /// The header as it is now, if it is still this volume's.
     pub(super) fn reload(&self) -> Result<Loaded, LuksError> {
-        let loaded = load(&self.place)?;
+        let loaded = load(&self.place, &self.access)?;
         if loaded.header.uuid != self.uuid {
             return Err(LuksError::OtherVolume(self.place.header_path().to_owned()));
         }
@@ -174,46 +159,10 @@ impl Loaded {
     }
 }
 
-/// The backing's size in bytes.
-fn size_of(place: &Place) -> Result<u64, LuksError> {
-    let path = &place.backing;
-    let end = File::open(path).and_then(|mut file| file.seek(SeekFrom::End(0)));
-    end.map_err(|e| LuksError::io("open", path, e))
-}
-
-fn data_length(place: &Place, area: &DataArea, size: u64) -> Result<u64, LuksError> {
-    let path = place.backing.clone();
-    if place.header == Placement::Attached && area.offset == 0 {
-        return Err(LuksError::unsupported(
-            &path,
-            "it is a detached header, whose backing has to be named too",
-        ));
-    }
-    let sector_size = u64::from(area.sector_size);
-    let minimum = area.length.unwrap_or(sector_size).saturating_add(area.offset);
-    if size < minimum {
-        return Err(LuksError::TooSmall { path, size, minimum });
-    }
-    let length = area.length.unwrap_or(size - area.offset);
-    if !length.is_multiple_of(sector_size) {
-        return Err(LuksError::PartialSector { path, size, sector_size: area.sector_size });
-    }
-    Ok(length)
-}
-
-fn identity(place: &Place, facts: Option<&Facts>) -> Result<(Uuid, Option<String>), LuksError> {
-    let path = place.header_path();
-    let facts = facts.ok_or_else(|| LuksError::Damaged(path.to_owned()))?;
-    let uuid = Uuid::parse_str(&facts.uuid)
-        .map_err(|_| LuksError::unsupported(path, format!("{:?} is not a UUID", facts.uuid)))?;
-    Ok((uuid, facts.label.clone()))
-}
-
 /// What loading the header repaired: looked at again, for libcryptsetup does not tell.
-fn repaired(place: &Place, before: &Copies) -> Result<Option<Repair>, LuksError> {
+fn repaired(path: &Path, files: &Files, before: &Copies) -> Result<Option<Repair>, LuksError> {
     let Some(copy) = before.damaged() else { return Ok(None) };
-    let path = place.header_path();
-    match Copies::read(path)?.damaged() {
+    match Copies::read(files.header(), path)?.damaged() {
         None => Ok(Some(Repair { copy })),
         Some(copy) => Err(LuksError::NotRepaired {
             path: path.to_owned(),

@@ -4,8 +4,10 @@
 //! |---|---|
 //! | [`format`](fn@format) | makes a volume, after every check that could refuse it |
 //! | [`unlock`] | opens a volume that has no token yet with its passphrase: an [`Unlocked`], which takes one |
+//! | [`look`](fn@look) | reads a header without libcryptsetup, which locks and may write: a [`Header`] to look at |
 //! | [`open`] | reads a header, with its second copy repaired where one was damaged: a [`Header`] |
 //! | [`Header`] | checks a DEK, replaces the token or takes it away, keeps recovery passphrases |
+//! | [`Files`] | a volume's files, opened once, in place of the paths that led to them |
 //! | [`Token`] | the JSON that names provider and KEK and carries the wrapped DEK |
 //! | [`claim`](fn@claim) | takes a backing device or file for one user |
 //!
@@ -17,8 +19,10 @@ mod claim;
 mod copies;
 mod crypt;
 mod error;
+mod files;
 mod format;
 mod header;
+mod look;
 mod metadata;
 mod probe;
 mod recovery;
@@ -31,8 +35,10 @@ pub use adopt::{Unlocked, unlock};
 pub use claim::claim;
 pub use copies::HeaderCopy;
 pub use error::LuksError;
+pub use files::{Access, Files};
 pub use format::{FormatOptions, format};
-pub use header::{Header, Repair, open};
+pub use header::{Header, Repair, open, open_by};
+pub use look::look;
 pub use metadata::Keyslot;
 pub use token::{Token, TokenError};
 

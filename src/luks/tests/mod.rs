@@ -4,6 +4,7 @@ mod adopt;
 mod changes;
 mod crash;
 mod format;
+mod look;
 mod open;
 mod refusals;
 mod token;

@@ -1,0 +1,103 @@
+//! A volume's files, opened once: what is read and changed through them is what was opened, whatever their paths lead to by
+//! then.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Seek, SeekFrom};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::{LuksError, Place, Placement};
+
+/// The open files of a volume.
+#[derive(Debug)]
+pub struct Files {
+    backing: File,
+    /// None where the header is on the backing.
+    header: Option<File>,
+}
+
+impl Files {
+    /// Opens the files of `place` to read them, without waiting for whoever is to open the other end of a pipe.
+    pub fn open(place: &Place) -> Result<Self, LuksError> {
+        let header = match &place.header {
+            Placement::Attached => None,
+            Placement::Detached(path) => Some(open_to_read(path)?),
+        };
+        Ok(Self { backing: open_to_read(&place.backing)?, header })
+    }
+
+    /// Files that the caller has opened: the backing, and the header where it is in a file of its own.
+    pub fn new(backing: File, header: Option<File>) -> Self {
+        Self { backing, header }
+    }
+
+    /// The file that the header is in.
+    pub(super) fn header(&self) -> &File {
+        self.header.as_ref().unwrap_or(&self.backing)
+    }
+
+    /// Bytes in the backing.
+    pub(super) fn size(&self, place: &Place) -> Result<u64, LuksError> {
+        let end = (&self.backing).seek(SeekFrom::End(0));
+        end.map_err(|e| LuksError::io("look at", &place.backing, e))
+    }
+
+    /// The place by paths that lead this process to these very files.
+    fn place(&self) -> Place {
+        let path = |file: &File| PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+        match &self.header {
+            None => Place::attached(path(&self.backing)),
+            Some(header) => Place::detached(path(&self.backing), path(header)),
+        }
+    }
+}
+
+fn open_to_read(path: &Path) -> Result<File, LuksError> {
+    let opened = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+    let file = opened.map_err(|e| LuksError::io("open", path, e))?;
+    let kind = file.metadata().map_err(|e| LuksError::io("look at", path, e))?.file_type();
+    if kind.is_file() || kind.is_block_device() {
+        Ok(file)
+    } else {
+        Err(LuksError::WrongFileType(path.to_owned()))
+    }
+}
+
+/// The way to a volume's files.
+#[derive(Clone, Debug, Default)]
+pub enum Access {
+    /// By their paths, at each use.
+    #[default]
+    ByPath,
+    /// Through these, which stay open as long as this is there.
+    Through(Arc<Files>),
+}
+
+/// It is no part of what a volume is how it was come by.
+impl PartialEq for Access {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Access {}
+
+impl Access {
+    /// The open files of `place`.
+    pub(super) fn files(&self, place: &Place) -> Result<Arc<Files>, LuksError> {
+        match self {
+            Self::ByPath => Files::open(place).map(Arc::new),
+            Self::Through(files) => Ok(Arc::clone(files)),
+        }
+    }
+
+    /// Paths that lead this process to the files of `place` in this way.
+    pub(super) fn place(&self, place: &Place) -> Place {
+        match self {
+            Self::ByPath => place.clone(),
+            Self::Through(files) => files.place(),
+        }
+    }
+}
