@@ -13,6 +13,7 @@ pub mod capabilities;
 pub mod cli;
 pub mod control;
 pub mod daemon;
+pub mod holders;
 pub mod identity;
 pub mod logging;
 pub mod luks;

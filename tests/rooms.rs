@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each room of the control plane may name of its own crate, from the top down. Tests may name more.
-const CONTROL_PLANE: [(&str, &[&str]); 8] = [
+const CONTROL_PLANE: [(&str, &[&str]); 9] = [
     ("cli", &["control"]),
     // Starting the processes is the one thing that goes past the Varlink API.
     ("cli/daemon.rs", &["control", "daemon", "worker"]),
@@ -26,11 +26,12 @@ const CONTROL_PLANE: [(&str, &[&str]); 8] = [
             "seccomp",
         ],
     ),
-    ("worker", &["control", "luks", "capabilities", "identity", "logging", "seccomp"]),
+    ("worker", &["control", "luks", "capabilities", "holders", "identity", "logging", "seccomp"]),
     ("control", &["identity", "name"]),
-    ("volume", &["luks", "provider", "atomic_file", "identity", "name"]),
-    ("luks", &["provider", "atomic_file", "identity"]),
+    ("volume", &["luks", "provider", "atomic_file", "holders", "identity", "name"]),
+    ("luks", &["provider", "atomic_file", "holders", "identity"]),
     ("provider", &["atomic_file"]),
+    ("holders", &["identity"]),
 ];
 
 /// The same of the data plane.

@@ -12,7 +12,7 @@ use nix::sys::signal::SigSet;
 use nix::unistd::setsid;
 use ublk_targets::secret::process;
 
-use crate::capabilities;
+use crate::{capabilities, holders};
 
 /// What ublk's control commands need, for as long as the device lives: to delete it is one of them.
 const KEPT: Capability = Capability::CAP_SYS_ADMIN;
@@ -60,14 +60,5 @@ fn keep_records_private() -> io::Result<()> {
 /// Where things are mounted in this process's view, in the order of mounting.
 fn mounts() -> io::Result<Vec<String>> {
     let text = fs::read_to_string("/proc/self/mountinfo")?;
-    Ok(text.lines().filter_map(|line| line.split(' ').nth(4)).map(unescape).collect())
-}
-
-/// proc_pid_mountinfo(5) writes space, tab, newline and backslash as a backslash and three octal digits.
-fn unescape(field: &str) -> String {
-    let mut text = field.to_owned();
-    for (escape, character) in [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")] {
-        text = text.replace(escape, character);
-    }
-    text
+    Ok(text.lines().filter_map(|line| line.split(' ').nth(4)).map(holders::unescape).collect())
 }
