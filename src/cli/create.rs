@@ -13,8 +13,8 @@ use crate::control::{self, Failure, FailureKind, Name, Volume};
 /// Make an encrypted volume of a block device or an image file
 ///
 /// Writes a LUKS2 header and gives the volume a new random key, wrapped by the key provider's KEK. What the backing
-/// holds is lost; a backing in use is refused, and one with a file system or another header on it unless --force is
-/// given. Stock cryptsetup reads the volume once 'blkseal recovery add' has given it a passphrase.
+/// holds is lost; a backing in use is refused, or one of a volume that this host knows, and one with a file system or another
+/// header on it unless --force is given. Stock cryptsetup reads the volume once 'blkseal recovery add' has given it a passphrase.
 #[derive(Debug, Args)]
 #[command(after_long_help = help::examples(help::CREATE))]
 pub struct Create {
@@ -39,6 +39,9 @@ pub struct Create {
     /// Overwrite a file system or another header on the backing
     #[arg(long)]
     force: bool,
+    /// Overwrite a detached LUKS2 header in FILE that no known volume has
+    #[arg(long, requires = "header")]
+    replace_header: bool,
 }
 
 impl Create {
@@ -56,6 +59,7 @@ impl Create {
             provider: self.provider,
             kek_id: self.kek,
             force: self.force,
+            replace_header: self.replace_header,
         };
         let volume = session.daemon()?.call_slow("making the volume", &call, &[])?;
         session.output.warn_of(&volume);

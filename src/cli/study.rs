@@ -37,6 +37,9 @@ pub struct Plain {
     /// The block device or file below. What is written to it is NOT encrypted
     #[arg(value_parser = values::path)]
     backing: PathBuf,
+    /// Although it is a known volume's, whose data writes destroy
+    #[arg(long)]
+    force: bool,
     #[command(flatten)]
     common: Common,
 }
@@ -53,14 +56,17 @@ struct Common {
 impl Study {
     /// Runs the verb.
     pub fn run(self, session: Session) -> Result<(), Failure> {
-        let (name, target, backing, size, common) = match self {
-            Self::Null(Null { name, size, common }) => (name, TargetKind::Null, None, Some(size), common),
-            Self::Plain(Plain { name, backing, common }) => {
-                (name, TargetKind::Plain, Some(backing), None, common)
+        let (name, target, backing, size, force, common) = match self {
+            Self::Null(Null { name, size, common }) => {
+                (name, TargetKind::Null, None, Some(size), false, common)
+            }
+            Self::Plain(Plain { name, backing, force, common }) => {
+                (name, TargetKind::Plain, Some(backing), None, force, common)
             }
         };
         let Common { sector_size, device } = common;
-        let call = OpenTarget { name, target, backing, size, sector_size, options: device.options(None) };
+        let options = device.options(None);
+        let call = OpenTarget { name, target, backing, size, sector_size, options, force };
         let volume = session.daemon()?.call_slow("opening the device", &call, &[])?;
         session.output.answer(&volume, open::text)
     }

@@ -206,6 +206,9 @@ pub struct Create {
     /// Whether a file system or another header on the backing may be overwritten.
     #[serde(default)]
     pub force: bool,
+    /// Whether a detached LUKS2 header that is in the header's file, and no known volume's, may be overwritten.
+    #[serde(default)]
+    pub replace_header: bool,
 }
 
 /// How a device is to be laid out. What is left out gets a default that fits the machine.
@@ -279,6 +282,9 @@ pub struct OpenTarget {
     /// How the device is laid out.
     #[serde(default)]
     pub options: DeviceOptions,
+    /// Whether the backing may be a known volume's, which writes destroy.
+    #[serde(default)]
+    pub force: bool,
 }
 
 /// Stops a volume's device and wipes its DEK; one that is to be opened later is not any more.

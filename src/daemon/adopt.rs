@@ -25,7 +25,8 @@ impl Daemon {
         }
         let _turn = self.turns.take(&call.name);
         let place = place(&call.backing, call.header.as_deref())?;
-        self.check_name_is_free(&call.name, &place)?;
+        self.check_name_is_free(&call.name)?;
+        self.check_is_no_known_volumes(&place)?;
         let _wrapping = self.start_wrapping();
         let provider = self.provider_or_default(call.provider.as_ref())?;
         let wanted = call.kek_id.as_deref().map(kek_id).transpose()?;

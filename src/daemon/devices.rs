@@ -120,7 +120,7 @@ impl Daemon {
         let from_label = || header.label.as_deref().and_then(|label| label.parse().ok());
         let name = call.name.clone().or_else(from_label);
         let name = name.ok_or_else(|| VolumeError::Unnamed(path.to_owned()))?;
-        self.check_name_is_free(&name, &header.place)?;
+        self.check_name_is_free(&name)?;
         self.volumes().insert(name.clone(), Known::of(&header))?;
         Ok(name)
     }
@@ -142,6 +142,13 @@ impl Daemon {
         let bytes = sector_size.bytes() as u64;
         if size < bytes {
             return Err(invalid(&format!("a device of {size} bytes has no sector of {bytes}")));
+        }
+        if let Some(backing) = call.backing.as_ref().filter(|_| !(call.force || call.options.read_only)) {
+            self.check_is_no_known_volumes(&place(backing, None)?).map_err(|failure| {
+                failure.hint(
+                    "writes destroy that volume: open it with --read-only, or with --force if that is meant",
+                )
+            })?;
         }
         let options = &call.options;
         let mut job = self.job(&call.name, call.target, options)?;

@@ -37,7 +37,7 @@ impl From<VolumeError> for Failure {
             VolumeError::Provider(error) => return error.into(),
             VolumeError::Secret(error) => return error.into(),
             VolumeError::Unknown(_) => Kind::NotFound,
-            VolumeError::NameTaken { .. } => Kind::Exists,
+            VolumeError::NameTaken { .. } | VolumeError::Known { .. } => Kind::Exists,
             VolumeError::Unnamed(_) => Kind::InvalidArgument,
             VolumeError::Replaced { .. } => Kind::BadData,
             VolumeError::InUse { .. } => Kind::Busy,
@@ -73,6 +73,7 @@ impl From<LuksError> for Failure {
             LuksError::InUse { .. } => Kind::Busy,
             LuksError::Occupied { .. }
             | LuksError::HeaderExists(_)
+            | LuksError::NoDetachedHeader(_)
             | LuksError::Adopted(_)
             | LuksError::NoPassphrase(_) => Kind::Exists,
             LuksError::WrongKey(_) | LuksError::WrongPassphrase(_) => Kind::WrongKey,

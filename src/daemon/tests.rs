@@ -3,6 +3,7 @@
 mod adopt;
 mod events;
 mod keks;
+mod kept;
 mod key_servers;
 mod rekey;
 mod roles;
@@ -98,6 +99,7 @@ impl Host {
             provider: None,
             kek_id: None,
             force: false,
+            replace_header: false,
         })
     }
 
@@ -226,18 +228,6 @@ fn a_created_volume_is_known_by_all_its_names_and_survives_a_restart() {
 }
 
 #[test]
-fn a_name_is_taken_as_long_as_its_volume_is_there() {
-    let mut host = Host::with_provider();
-    let (first, second) = (host.image("first"), host.image("second"));
-    host.create("vol", first.clone()).unwrap();
-    let taken = host.create("vol", second.clone()).unwrap_err();
-    assert_eq!(taken.kind, FailureKind::Exists);
-    assert!(taken.message.contains(first.to_str().unwrap()), "{taken}");
-    fs::remove_file(&first).unwrap();
-    host.create("vol", second).unwrap();
-}
-
-#[test]
 fn a_volume_from_elsewhere_gets_its_label_as_name_or_the_one_that_is_given() {
     let mut host = Host::with_provider();
     let backing = host.image("disk");
@@ -309,6 +299,7 @@ fn what_cannot_be_opened_is_refused_before_a_worker_starts() {
         size,
         sector_size,
         options: DeviceOptions::default(),
+        force: false,
     };
     let invalid = FailureKind::InvalidArgument;
     host.fails(&target(TargetKind::Null, None, None, None), invalid, "null");

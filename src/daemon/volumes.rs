@@ -17,13 +17,14 @@ use crate::control::{
 use crate::luks::{self, FormatOptions, Header, Place, Token};
 use crate::name::Name;
 use crate::provider::KeyProvider;
-use crate::volume::{self, Known, State, Unverified, VolumeError};
+use crate::volume::{self, Known, Part, State, Unverified, VolumeError};
 
 impl Daemon {
     pub(super) fn create(&self, call: &Create, action: &mut Action) -> Result<Volume, Failure> {
         let _turn = self.turns.take(&call.name);
         let place = place(&call.backing, call.header.as_deref())?;
-        self.check_name_is_free(&call.name, &place)?;
+        self.check_name_is_free(&call.name)?;
+        self.check_is_no_known_volumes(&place)?;
         let _wrapping = self.start_wrapping();
         let provider = self.provider_or_default(call.provider.as_ref())?;
         let wanted = call.kek_id.as_deref().map(kek_id).transpose()?;
@@ -31,6 +32,7 @@ impl Daemon {
             label: Some(label(&call.name)),
             sector_size: call.sector_size.unwrap_or(4096),
             force: call.force,
+            replace_header: call.replace_header,
             ..FormatOptions::default()
         };
         let header = volume::create(&place, &options, &*provider, wanted)?;
@@ -39,19 +41,38 @@ impl Daemon {
         Ok(self.volume(&call.name))
     }
 
-    /// A name is free where no volume has it, or where the one that had it is gone from its backing.
-    pub(super) fn check_name_is_free(&self, name: &Name, place: &Place) -> Result<(), Failure> {
+    /// A name is free where no volume has it, also none whose disk is away.
+    pub(super) fn check_name_is_free(&self, name: &Name) -> Result<(), Failure> {
         if self.devices().contains_key(name) {
             let message = format!("the name {name} is taken: a device of that name is open");
             return Err(Failure::new(FailureKind::Exists, message).hint("choose another name"));
         }
-        let Some(known) = self.volumes().get(name).cloned() else { return Ok(()) };
-        if known.place() == *place
-            || luks::open(&known.place()).map_or(true, |header| header.uuid != known.uuid)
-        {
-            return Ok(());
+        match self.volumes().get(name) {
+            None => Ok(()),
+            Some(known) => {
+                let backing = known.backing.clone();
+                Err(VolumeError::NameTaken { name: name.clone(), backing }.into())
+            }
         }
-        Err(VolumeError::NameTaken { name: name.clone(), backing: known.backing }.into())
+    }
+
+    /// That nothing at `place` is a known volume's, be it closed or its disk away now: by path, by identity, and by the UUID of
+    /// the header there. The data disk of a detached header looks like noise to everybody else.
+    pub(super) fn check_is_no_known_volumes(&self, place: &Place) -> Result<(), Failure> {
+        // The disks are looked at without the lock.
+        let known: Vec<_> =
+            self.volumes().iter().map(|(name, known)| (name.clone(), known.clone())).collect();
+        for path in [place.backing.as_path(), place.header_path()] {
+            let uuid = luks::uuid_at(path);
+            let part_of = |known: &Known| {
+                known.part_at(path).or_else(|| (uuid == Some(known.uuid)).then_some(Part::Copy))
+            };
+            if let Some((name, what)) = known.iter().find_map(|(name, known)| Some((name, part_of(known)?))) {
+                let (path, name) = (path.to_owned(), name.clone());
+                return Err(VolumeError::Known { path, what, name }.into());
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn list(&self) -> Result<Volumes, Failure> {

@@ -2,15 +2,16 @@
 //! for that. Layout and checksum: LUKS2 On-Disk Format Specification 1.1.1, 2.1 and 2.2.
 
 use std::fmt;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::Path;
 
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+use uuid::Uuid;
 
 use super::LuksError;
 
@@ -65,6 +66,14 @@ impl Facts {
     /// The metadata, if it is JSON at all.
     pub fn json(&self) -> serde_json::Result<Value> {
         serde_json::from_slice(&self.json)
+    }
+
+    /// Whether the data is elsewhere than this header, at the very start of what holds it.
+    pub fn is_detached(&self) -> bool {
+        let json = self.json().unwrap_or_default();
+        let segments = json["segments"].as_object().into_iter().flatten();
+        let offsets: Vec<_> = segments.map(|(_, segment)| segment["offset"].as_str()).collect();
+        !offsets.is_empty() && offsets.iter().all(|offset| *offset == Some("0"))
     }
 }
 
@@ -128,6 +137,16 @@ fn forget_cached(file: &File) {
     let whole = 2 * LENGTHS[LENGTHS.len() - 1] as i64;
     // Advice: where it is not taken, what is read may be old.
     let _ = posix_fadvise(file, 0, whole, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+}
+
+/// The UUID in the LUKS2 header on `path`, where there is one that is not damaged. Nothing is repaired.
+pub fn uuid_at(path: &Path) -> Option<Uuid> {
+    let kind = fs::metadata(path).ok()?.file_type();
+    if !(kind.is_file() || kind.is_block_device()) {
+        return None; // opening it may have no end
+    }
+    let copies = Copies::read(&File::open(path).ok()?, path).ok()?;
+    Uuid::try_parse(&copies.facts()?.uuid).ok()
 }
 
 /// The secondary copy, where the primary one no longer tells its place.

@@ -74,6 +74,9 @@ pub enum LuksError {
     /// A detached header would replace a file.
     #[error("{} exists already", .0.display())]
     HeaderExists(PathBuf),
+    /// What a detached header would replace is something else.
+    #[error("{} is no detached LUKS2 header", .0.display())]
+    NoDetachedHeader(PathBuf),
     /// Header and data would be the same file.
     #[error("{} cannot be both the header and the backing", .0.display())]
     SameFile(PathBuf),
@@ -181,7 +184,10 @@ impl LuksError {
             Self::Occupied { .. } => {
                 "look at it with `wipefs --no-act`; --force overwrites it, with all its data"
             }
-            Self::HeaderExists(_) => "choose another path; --force replaces the file",
+            Self::HeaderExists(_) => {
+                "choose another path; --replace-header replaces a detached header that no volume uses"
+            }
+            Self::NoDetachedHeader(_) => "choose another path; --replace-header replaces nothing else",
             Self::NotLuks(_) => {
                 "if it was a volume, restore its header from a backup with `cryptsetup luksHeaderRestore`"
             }

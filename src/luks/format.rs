@@ -3,10 +3,10 @@
 //! The whole header, token included, is composed in memory first and put in place after every check has passed, so
 //! that no header without its token is ever on a disk (`docs/FORMAT.md`, crash cases).
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io::{Read, Seek, SeekFrom};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use libcryptsetup_rs::consts::flags::CryptActivate;
@@ -18,9 +18,11 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use ublk_targets::secret::{Dek, scrub_stack};
 use uuid::Uuid;
 
+use super::copies::{Copies, Facts};
 use super::header::STACK_USED;
 use super::{ATTACHED_DATA_OFFSET, Header, LuksError, Place, Placement, Token, claim, crypt, open, probe};
 use crate::atomic_file;
+use crate::identity::FileId;
 
 /// What a new volume shall be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,13 +35,22 @@ pub struct FormatOptions {
     pub sector_size: u32,
     /// Whether discards are passed down: kept in the header, where dm-crypt heeds it too.
     pub allow_discards: bool,
-    /// Overwrite what is on the backing, and a detached header's file. What is in use stays refused.
+    /// Overwrite what is on the backing. What is in use stays refused.
     pub force: bool,
+    /// Overwrite a detached LUKS2 header that is in the header's file. What else is there, or in use, stays refused.
+    pub replace_header: bool,
 }
 
 impl Default for FormatOptions {
     fn default() -> Self {
-        Self { uuid: None, label: None, sector_size: 4096, allow_discards: false, force: false }
+        Self {
+            uuid: None,
+            label: None,
+            sector_size: 4096,
+            allow_discards: false,
+            force: false,
+            replace_header: false,
+        }
     }
 }
 
@@ -51,9 +62,10 @@ pub fn format(place: &Place, options: &FormatOptions, dek: &Dek, token: &Token) 
     let backing = &place.backing;
     let file = claim(backing, 0)?;
     let size = check_size(&file, place, options)?;
-    if let Placement::Detached(header) = &place.header {
-        check_header_path(header, &file, options)?;
-    }
+    let old_header = match &place.header {
+        Placement::Attached => None,
+        Placement::Detached(header) => claim_old_header(header, &file, options)?,
+    };
     let found = probe::signatures(&file, backing)?;
     if !found.is_empty() && !options.force {
         return Err(LuksError::Occupied { path: backing.clone(), found: found.join(", ") });
@@ -63,11 +75,14 @@ pub fn format(place: &Place, options: &FormatOptions, dek: &Dek, token: &Token) 
         Placement::Attached => {
             reserve(&file, backing)?;
             erase(&file, size, backing, options)?;
-            place_attached(&file, backing, &image)?;
+            overwrite(&file, backing, &image)?;
         }
         Placement::Detached(header) => {
             // The header first: where it cannot be made, the backing stays as it is.
-            place_detached(header, &image, options.force)?;
+            match old_header {
+                Some(old) => replace(&old, header, &image)?,
+                None => place_detached(header, &image)?,
+            }
             erase(&file, size, backing, options)?;
         }
     }
@@ -127,20 +142,35 @@ fn block_size(file: &File) -> std::io::Result<u32> {
     Ok(size.unsigned_abs())
 }
 
-fn check_header_path(header: &Path, backing: &File, options: &FormatOptions) -> Result<(), LuksError> {
+/// The detached header that is to be replaced, claimed; none where there is no file. Whatever is not to be replaced is refused.
+fn claim_old_header(
+    header: &Path,
+    backing: &File,
+    options: &FormatOptions,
+) -> Result<Option<File>, LuksError> {
+    let failed = |e| LuksError::io("look at", header, e);
     let metadata = match fs::metadata(header) {
         Ok(metadata) => metadata,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(e) => return Err(LuksError::io("look at", header, e)),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(failed(e)),
     };
-    let other = backing.metadata().map_err(|e| LuksError::io("look at", header, e))?;
-    if (metadata.dev(), metadata.ino()) == (other.dev(), other.ino()) {
+    if FileId::from(&metadata) == FileId::of(backing).map_err(failed)? {
         return Err(LuksError::SameFile(header.to_owned()));
     }
     if !metadata.is_file() {
         return Err(LuksError::WrongFileType(header.to_owned()));
     }
-    if options.force { Ok(()) } else { Err(LuksError::HeaderExists(header.to_owned())) }
+    if !options.replace_header {
+        return Err(LuksError::HeaderExists(header.to_owned()));
+    }
+    let old = claim(header, 0)?;
+    match Copies::read(&old, header) {
+        Ok(copies) if copies.facts().is_some_and(Facts::is_detached) => Ok(Some(old)),
+        Ok(_) | Err(LuksError::NotLuks(_) | LuksError::Luks1(_) | LuksError::Damaged(_)) => {
+            Err(LuksError::NoDetachedHeader(header.to_owned()))
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// The bytes of the header area, made by libcryptsetup in files that exist in memory only. They hold no key.
@@ -214,9 +244,9 @@ fn reserve(file: &File, path: &Path) -> Result<(), LuksError> {
     }
 }
 
-/// Writes a header before the data. What was there is gone before the first byte of the new header is written, so that
+/// Writes a header at the start of `file`. What was there is gone before the first byte of the new header is written, so that
 /// no older header can come back as the surviving copy.
-fn place_attached(file: &File, path: &Path, image: &[u8]) -> Result<(), LuksError> {
+fn overwrite(file: &File, path: &Path, image: &[u8]) -> Result<(), LuksError> {
     probe::zero(file, 0, ATTACHED_DATA_OFFSET)
         .and_then(|()| file.sync_all())
         .and_then(|()| file.write_all_at(image, 0))
@@ -224,10 +254,17 @@ fn place_attached(file: &File, path: &Path, image: &[u8]) -> Result<(), LuksErro
         .map_err(|e| LuksError::io("write the header of", path, e))
 }
 
-fn place_detached(header: &Path, image: &[u8], replace: bool) -> Result<(), LuksError> {
-    let written =
-        if replace { atomic_file::replace(header, image) } else { atomic_file::create(header, image) };
-    written.map_err(|e| match e.kind() {
+/// Writes a header over the claimed one. Not by a rename, which would go by the path.
+fn replace(old: &File, path: &Path, image: &[u8]) -> Result<(), LuksError> {
+    old.set_permissions(Permissions::from_mode(0o600))
+        .and_then(|()| old.set_len(0))
+        .map_err(|e| LuksError::io("replace", path, e))?;
+    reserve(old, path)?;
+    overwrite(old, path, image)
+}
+
+fn place_detached(header: &Path, image: &[u8]) -> Result<(), LuksError> {
+    atomic_file::create(header, image).map_err(|e| match e.kind() {
         std::io::ErrorKind::AlreadyExists => LuksError::HeaderExists(header.to_owned()),
         _ => LuksError::Io { action: "create the header", path: header.to_owned(), source: e },
     })

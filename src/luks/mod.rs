@@ -33,7 +33,7 @@ mod tests;
 
 pub use adopt::{Unlocked, unlock};
 pub use claim::claim;
-pub use copies::HeaderCopy;
+pub use copies::{HeaderCopy, uuid_at};
 pub use error::LuksError;
 pub use files::{Access, Files};
 pub use format::{FormatOptions, format};

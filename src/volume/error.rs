@@ -1,5 +1,6 @@
 //! What can go wrong with a volume.
 
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
@@ -9,6 +10,27 @@ use crate::luks::LuksError;
 use crate::name::Name;
 use crate::provider::wrap::WrapError;
 use crate::provider::{KekId, ProviderError, ProviderName};
+
+/// What a device or file is to a volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// It holds the data.
+    Backing,
+    /// It holds the header.
+    Header,
+    /// It holds a header with the volume's UUID: a copy.
+    Copy,
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Backing => "is the backing of",
+            Self::Header => "is the header of",
+            Self::Copy => "has a header with the UUID of",
+        })
+    }
+}
 
 /// Why a volume could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +45,16 @@ pub enum VolumeError {
         name: Name,
         /// The backing of the volume that has it.
         backing: PathBuf,
+    },
+    /// What a volume was to be made of belongs to a known one, open or not.
+    #[error("{} {what} volume {name}", path.display())]
+    Known {
+        /// The device or file.
+        path: PathBuf,
+        /// What it is to that volume.
+        what: Part,
+        /// The volume.
+        name: Name,
     },
     /// A volume that this host does not know has to be given a name.
     #[error("the volume on {} has no name on this host yet", .0.display())]
@@ -93,7 +125,12 @@ impl VolumeError {
             Self::Unknown(_) => {
                 "`blkseal list` shows the volumes that there are; a path opens one from elsewhere"
             }
-            Self::NameTaken { .. } => "choose another name",
+            Self::NameTaken { .. } => {
+                "choose another name; `blkseal forget` frees the name of a volume that is gone"
+            }
+            Self::Known { .. } => {
+                "`blkseal release`, `blkseal erase` or `blkseal forget` that volume first; --force does not help here"
+            }
             Self::Unnamed(_) => "choose one with --name",
             Self::Replaced { .. } => "open it by the path of its backing, under another name",
             Self::InUse { .. } => "unmount it, or end what uses it, then close it again",

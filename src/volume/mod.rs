@@ -16,7 +16,7 @@ mod users;
 #[cfg(test)]
 mod tests;
 
-pub use error::VolumeError;
+pub use error::{Part, VolumeError};
 pub use keys::{Unverified, adopt, create, rewrap, unlock, unwrap, wrapping_kek};
 pub use registry::{Known, Registry};
 pub use state::State;

@@ -1,16 +1,15 @@
 //! The volumes that this host knows, by name.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::VolumeError;
+use super::{Part, VolumeError};
 use crate::atomic_file;
+use crate::identity::FileId;
 use crate::luks::{Header, Place, Placement};
 use crate::name::Name;
 use crate::provider::{KekId, ProviderName};
@@ -48,6 +47,13 @@ impl Known {
             provider: header.token.provider.clone(),
             kek_id: header.token.kek_id.clone(),
         }
+    }
+
+    /// What `path` is to this volume: by the text, for a disk may be away, or because it leads to the same device or file.
+    /// This looks at the disk.
+    pub fn part_at(&self, path: &Path) -> Option<Part> {
+        let parts = [(Some(&self.backing), Part::Backing), (self.header.as_ref(), Part::Header)];
+        parts.into_iter().find_map(|(known, part)| same_file(known?, path).then_some(part))
     }
 
     /// Where the volume is.
@@ -155,14 +161,7 @@ impl Registry {
 
 /// Whether two paths lead to the same device or file.
 fn same_file(one: &Path, two: &Path) -> bool {
-    let identity = |path: &Path| {
-        let metadata = fs::metadata(path).ok()?;
-        Some(match metadata.file_type().is_block_device() {
-            true => (0, metadata.rdev()),
-            false => (metadata.dev(), metadata.ino()),
-        })
-    };
-    one == two || identity(one).is_some_and(|first| identity(two) == Some(first))
+    one == two || FileId::at(one).is_ok_and(|first| FileId::at(two).is_ok_and(|second| first == second))
 }
 
 fn one_line(error: &toml::de::Error) -> String {

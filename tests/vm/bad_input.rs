@@ -133,7 +133,7 @@ fn volumes_in_use() {
     let volume = host.create("busy", &backing, &[]);
     let path = volume.open(&[]);
     refused(&host, &["open", "busy"], BUSY, &["busy"]);
-    refused(&host, &["create", &backing, "--name", "other", "--force"], BUSY, &[&backing]);
+    refused(&host, &["create", &backing, "--name", "other", "--force"], EXISTS, &[&backing, "volume busy"]);
     run(&format!("mkfs.ext4 -q {}", path.display()));
     let mount_point = host.path("mnt");
     run(&format!("mkdir {mount_point}"));

@@ -101,7 +101,7 @@ impl Ground {
                 self.daemon.command(&["study", "null", name, "--size", &bytes])
             }
             _ => {
-                let mut command = self.daemon.command(&["study", "plain", name]);
+                let mut command = self.daemon.command(&["study", "plain", "--force", name]);
                 command.arg(backing);
                 command
             }

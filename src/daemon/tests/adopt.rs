@@ -136,7 +136,7 @@ fn what_is_refused_changes_nothing() {
         (with(|c| c.kek_id = Some(UNKNOWN.into())), "stock", FailureKind::NotFound, UNKNOWN),
         (with(|c| c.backing = "relative".into()), "stock", FailureKind::InvalidArgument, "relative"),
         (with(|c| c.backing = "/nowhere/disk".into()), "stock", FailureKind::NoInput, "/nowhere/disk"),
-        (Adopt { backing: taken, ..call.clone() }, "stock", FailureKind::Exists, "a blkseal volume already"),
+        (Adopt { backing: taken, ..call.clone() }, "stock", FailureKind::Exists, "of volume taken"),
     ];
     for (call, passphrase, kind, named) in cases {
         let failure = host.adopt(&call, passphrase).unwrap_err();

@@ -22,6 +22,7 @@ impl Host {
             provider: None,
             kek_id: Some(kek_id.into()),
             force: false,
+            replace_header: false,
         })
     }
 }

@@ -219,8 +219,42 @@ fn a_detached_header_replaces_nothing_unasked() {
     assert!(matches!(refused(&node, &force()), LuksError::WrongFileType(_)));
     let nowhere = Place::detached(&place.backing, bench.path("missing/header"));
     assert!(matches!(refused(&nowhere, &force()), LuksError::Io { .. }));
+    assert!(matches!(refused(&place, &force()), LuksError::HeaderExists(_)), "force is for the backing");
+}
+
+#[test]
+fn a_detached_header_replaces_a_detached_header_that_nobody_uses_and_nothing_else() {
+    let bench = Bench::new();
+    let replace = FormatOptions { replace_header: true, ..plain() };
+    let place = Place::detached(bench.image("data", 4 * MIB), bench.path("header"));
+    let with = |header: PathBuf| Place::detached(&place.backing, header);
+    let is_no_header = |error: LuksError| assert!(matches!(error, LuksError::NoDetachedHeader(_)), "{error}");
+    is_no_header(refused(&with(bench.image("noise", 20 * MIB)), &replace));
+    is_no_header(refused(&with(bench.image("short", 100)), &replace));
+    let (attached, _) = bench.volume();
+    is_no_header(refused(&with(attached.place.backing), &replace));
+    assert!(matches!(refused(&with("/dev/null".into()), &replace), LuksError::WrongFileType(_)));
+
     let (dek, token) = key();
-    super::super::format(&place, &force(), &dek, &token).unwrap();
+    let first = super::super::format(&place, &replace, &dek, &token).unwrap();
+    let held = claim(place.header_path(), 0).unwrap();
+    assert!(matches!(refused(&place, &replace), LuksError::InUse { .. }));
+    let second = super::super::format(&place, &replace, &dek, &token).err();
+    assert!(matches!(second, Some(LuksError::InUse { .. })));
+    drop(held);
+    // Also one of cryptsetup's, and one whose first copy is damaged.
+    overwrite(place.header_path(), 0, &[0; 4096]);
+    let second = super::super::format(&place, &replace, &dek, &token).unwrap();
+    assert_ne!(first.uuid, second.uuid);
+    assert_eq!(std::fs::metadata(place.header_path()).unwrap().len(), 16 * MIB);
+    std::fs::remove_file(place.header_path()).unwrap();
+    let detached = format!("--header={}", place.header_path().display());
+    stock_volume(&place.backing, &bench.key_file(&dek), &[&detached]);
+    assert_eq!(super::super::format(&place, &replace, &dek, &token).unwrap().repair, None);
+    assert_eq!(
+        cryptsetup(&["luksUUID"], &[place.header_path()], b"").trim(),
+        open(&place).unwrap().uuid.to_string()
+    );
 }
 
 /// A file attached to a loop device, until dropped.
