@@ -1,6 +1,7 @@
 //! A daemon on a real socket, as far as it goes without ublk.
 
 mod adopt;
+mod cluster;
 mod events;
 mod keks;
 mod kept;

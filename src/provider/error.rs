@@ -35,8 +35,8 @@ pub enum ProviderError {
     /// The provider keeps no secret that a passphrase or key file would open.
     #[error("key provider {0} has nothing to unlock")]
     NothingToUnlock(ProviderName),
-    /// The provider or its file cannot be reached now.
-    #[error("key provider {provider} cannot be reached: {reason}")]
+    /// The provider or its file does not serve now.
+    #[error("key provider {provider} does not serve now: {reason}")]
     Unreachable {
         /// The provider that was asked.
         provider: ProviderName,

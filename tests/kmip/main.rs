@@ -23,3 +23,4 @@ mod protocol;
 mod proxy;
 mod support;
 mod trust;
+mod unwell;

@@ -96,9 +96,9 @@ pub type Observer = Arc<dyn Fn(&ProviderName, &KmipEvent) + Send + Sync>;
 pub(super) enum ClusterError {
     /// What this host would need for it is not there.
     Ours(Fault),
-    /// A server that is well refuses; the others refuse too, or fail.
+    /// Every server is well and refuses; the first one's reason.
     Refused(ServerError),
-    /// No server answers as it should; each with its last failure.
+    /// No server does it, and not each of them decided so; each with its last failure.
     NoServer(Vec<ServerError>),
 }
 
@@ -159,11 +159,14 @@ impl Cluster {
                     Err(fault) => failures.push(self.failed(at, fault)),
                 }
             }
-            if let Some(at) = failures.iter().position(|failure| failure.fault.is_final()) {
-                return Err(ClusterError::Refused(failures.swap_remove(at)));
+            // One that did not answer may have what the others lack.
+            let all_decided = failures.len() == self.config.servers.len()
+                && failures.iter().all(|failure| failure.fault.is_final());
+            if all_decided {
+                return Err(ClusterError::Refused(failures.swap_remove(0)));
             }
         }
-        if !was_down {
+        if !was_down && self.is_down() {
             self.tell(&KmipEvent::AllFailed);
         }
         Err(ClusterError::NoServer(failures))

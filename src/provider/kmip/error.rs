@@ -170,10 +170,10 @@ impl From<KeyError> for Fault {
 }
 
 impl Fault {
-    /// The reason, where the server is well and refused.
+    /// The reason, where the server is well and decided to refuse.
     pub(super) fn refusal(&self) -> Option<Reason> {
         match self {
-            Self::Answer(AnswerError::Refused { reason, .. }) => Some(*reason),
+            Self::Answer(AnswerError::Refused { reason, .. }) if reason.is_decision() => Some(*reason),
             Self::Left { cause, .. } => cause.refusal(),
             _ => None,
         }
@@ -211,6 +211,9 @@ impl Fault {
                 reason: Reason::Authentication | Reason::Permission,
                 ..
             }) => "have the key server's administrator give this host's certificate the permission",
+            Self::Answer(AnswerError::Refused { reason: Reason::Unwell(_), .. }) => {
+                "have the key server's administrator look at what is behind it, its database for one; its log tells more"
+            }
             Self::Version
             | Self::Answer(AnswerError::Refused { operation: Operation::DiscoverVersions, .. }) => {
                 "have the key server's administrator enable KMIP 1.4, which servers of KMIP 2 and later have beside it"

@@ -20,7 +20,9 @@ pub mod tag {
         ATTRIBUTE_VALUE = 0x42_000b,
         AUTHENTICATION = 0x42_000c,
         BATCH_COUNT = 0x42_000d,
+        BATCH_ERROR_CONTINUATION_OPTION = 0x42_000e,
         BATCH_ITEM = 0x42_000f,
+        COMPROMISE_OCCURRENCE_DATE = 0x42_0021,
         CREDENTIAL = 0x42_0023,
         CREDENTIAL_TYPE = 0x42_0024,
         CREDENTIAL_VALUE = 0x42_0025,
@@ -54,6 +56,7 @@ pub mod tag {
         REVOCATION_REASON_CODE = 0x42_0082,
         SYMMETRIC_KEY = 0x42_008f,
         TEMPLATE_ATTRIBUTE = 0x42_0091,
+        UNIQUE_BATCH_ITEM_ID = 0x42_0093,
         UNIQUE_IDENTIFIER = 0x42_0094,
         USERNAME = 0x42_0099,
         VENDOR_IDENTIFICATION = 0x42_009d,
@@ -165,8 +168,11 @@ pub enum Reason {
     NotSupported,
     /// The object or the message is not one that this can be done with.
     Illegal,
-    /// Any other, by its number.
+    /// Another decision about the client, the object or the message, by its number.
     Other(u32),
+    /// No decision: the server is not well, as when its database is not there yet, or gives a reason that no standard has.
+    /// It, or another one, may do the same later.
+    Unwell(u32),
 }
 
 impl Reason {
@@ -179,8 +185,15 @@ impl Reason {
             0x0c | 0x39 => Self::Permission,
             0x05 => Self::NotSupported,
             0x07 | 0x0b | 0x43 => Self::Illegal,
-            code => Self::Other(code),
+            // Not among them: Response Too Large (0x02), Operation Canceled (0x09), Cryptographic Failure (0x0a).
+            0x04 | 0x06 | 0x08 | 0x0d..=0x18 => Self::Other(code),
+            code => Self::Unwell(code),
         }
+    }
+
+    /// Whether the server decided, so that asked again it would say the same.
+    pub fn is_decision(self) -> bool {
+        !matches!(self, Self::Unwell(_))
     }
 }
 
@@ -193,7 +206,8 @@ impl fmt::Display for Reason {
             Self::Permission => "it does not permit that",
             Self::NotSupported => "it cannot do that",
             Self::Illegal => "that cannot be done with this object",
-            Self::Other(code) => return write!(f, "reason {code:#x}"),
+            Self::Unwell(0x100) => "it has a general failure",
+            Self::Other(code) | Self::Unwell(code) => return write!(f, "reason {code:#x}"),
         })
     }
 }

@@ -94,7 +94,7 @@ fn refusal(item: &Structure<'_>, operation: Operation) -> Result<AnswerError, An
     let reason = match item.find(tag::RESULT_REASON) {
         Some(reason) => Reason::from_code(reason.enumeration()?),
         // Pending and undone (9.1.3.2.28) have none, and blkseal asks for nothing that could end so.
-        None => Reason::Other(0),
+        None => Reason::Unwell(0),
     };
     let message = match item.find(tag::RESULT_MESSAGE) {
         Some(message) => one_line(message.text()?),

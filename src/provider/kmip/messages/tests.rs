@@ -106,7 +106,11 @@ fn refusals_say_what_failed_and_why_in_one_line() {
         (0x03, Reason::Authentication),
         (0x0c, Reason::Permission),
         (0x05, Reason::NotSupported),
-        (0x100, Reason::Other(0x100)),
+        (0x10, Reason::Other(0x10)),
+        (0x02, Reason::Unwell(0x02)),
+        (0x09, Reason::Unwell(0x09)),
+        (0x100, Reason::Unwell(0x100)),
+        (0x7777, Reason::Unwell(0x7777)),
     ];
     for (code, expected) in reasons {
         let error = payload(&refused(code), Operation::Get).err().unwrap();
