@@ -27,8 +27,7 @@ impl Daemon {
         let place = place(&call.backing, call.header.as_deref())?;
         self.check_name_is_free(&call.name)?;
         self.check_is_no_known_volumes(&place)?;
-        let _wrapping = self.start_wrapping();
-        let provider = self.provider_or_default(call.provider.as_ref())?;
+        let (_wrapping, provider) = self.wrapping_provider(call.provider.as_ref())?;
         let wanted = call.kek_id.as_deref().map(kek_id).transpose()?;
         let mut header = volume::adopt(&place, passphrase, &*provider, wanted)?;
         tell(action, &call.name, &header);

@@ -5,7 +5,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::Daemon;
-use crate::provider::{KeyProvider, ProviderConfig, ProviderName};
+use crate::provider::{ProviderConfig, ProviderName};
 
 /// The KEKs that came into memory and are not looked at yet: whose they are, and when they came.
 #[derive(Default)]
@@ -68,12 +68,7 @@ impl Daemon {
     }
 
     fn drop_old_keks(&self) {
-        let providers = self.providers();
-        let all: Vec<Arc<dyn KeyProvider>> =
-            providers.list().iter().filter_map(|summary| providers.get(&summary.name).ok()).collect();
-        // Outside of the lock, for each that is dropped is recorded.
-        drop(providers);
-        all.iter().for_each(|provider| provider.drop_old_keks());
+        self.providers().all().iter().for_each(|provider| provider.drop_old_keks());
     }
 }
 

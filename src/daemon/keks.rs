@@ -68,7 +68,8 @@ impl Daemon {
     pub(super) fn kek_change(&self, name: &Name, id: &str, change: KekChange) -> Result<Kek, Failure> {
         let (name, id) = (provider_name(name)?, kek_id(id)?);
         let provider = self.providers().get(&name)?;
-        let _nobody_wraps = (change == KekChange::Destroy).then(|| self.forbid_wrapping());
+        let _nobody_wraps =
+            (change == KekChange::Destroy).then(|| self.wrapping.forbid(&name)).transpose()?;
         let volumes = self.users_of(name.clone(), &id);
         if change == KekChange::Destroy && !volumes.is_empty() {
             let message = format!("KEK {id} of key provider {name} wraps the keys of {}", some_of(&volumes));

@@ -32,12 +32,10 @@ impl Daemon {
         one_serves(&name, reports)?;
         let provider = KmipProvider::new(name.clone(), config, Arc::clone(&self.observer));
         volume::wrapping_kek(&provider, None)?;
-        let mut providers = self.providers();
-        providers.add_kmip(provider)?;
+        self.providers().add_kmip(provider)?;
         if make_default {
-            providers.set_default(&name)?;
+            self.providers().set_default(&name)?;
         }
-        drop(providers);
         self.provider(&name)
     }
 

@@ -12,6 +12,7 @@
 //! | `worker`, `process` | a worker as seen from here |
 //! | `waiting` | volumes that wait for their KEK |
 //! | `turns` | one command at a time on a volume |
+//! | `wrapping` | no KEK is destroyed, and no provider removed, under a command that wraps by it |
 //! | `links` | `/dev/blkseal/NAME` |
 //! | `events` | a record of each change and refusal |
 //! | `event_log` | these records on disk: a bounded number of files of bounded size |
@@ -41,6 +42,7 @@ mod turns;
 mod volumes;
 mod waiting;
 mod worker;
+mod wrapping;
 
 #[cfg(test)]
 mod tests;
@@ -50,7 +52,7 @@ pub use options::Options;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use caps::Capability;
@@ -77,6 +79,7 @@ use process::Process;
 use roles::Roles;
 use turns::Turns;
 use waiting::{Waiting, Wish};
+use wrapping::Wrapping;
 
 /// How long commands under way may take to end when the daemon is told to stop.
 const STOP_LIMIT: Duration = Duration::from_secs(30);
@@ -110,7 +113,7 @@ struct Daemon {
     ages: Arc<Ages>,
     /// Is told what happens with key servers.
     observer: Observer,
-    providers: Mutex<provider::Registry>,
+    providers: provider::Registry,
     volumes: Mutex<volume::Registry>,
     devices: Mutex<BTreeMap<Name, Device>>,
     /// The volumes without a device that are to get one.
@@ -118,7 +121,7 @@ struct Daemon {
     waiting: Waiting,
     start_worker: StartWorker,
     turns: Turns,
-    wrapping: RwLock<()>,
+    wrapping: Wrapping,
 }
 
 impl Daemon {
@@ -128,7 +131,7 @@ impl Daemon {
         let observer = key_servers::observer(&recorder, &ages);
         Ok(Self {
             roles: Roles::load(options.roles_file())?,
-            providers: Mutex::new(provider::Registry::load(&options.state_dir, &observer)?),
+            providers: provider::Registry::load(&options.state_dir, &observer)?,
             recorder,
             ages,
             observer,
@@ -138,7 +141,7 @@ impl Daemon {
             waiting: Waiting::default(),
             start_worker: worker::start,
             turns: Turns::default(),
-            wrapping: RwLock::default(),
+            wrapping: Wrapping::default(),
             kdf_cost,
             options,
         })
@@ -146,8 +149,9 @@ impl Daemon {
 
     // A panic while one of these is held leaves it as it was: each change is one assignment at its end.
 
-    fn providers(&self) -> MutexGuard<'_, provider::Registry> {
-        self.providers.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Nobody waits in there but who changes it.
+    fn providers(&self) -> &provider::Registry {
+        &self.providers
     }
 
     fn volumes(&self) -> MutexGuard<'_, volume::Registry> {
@@ -160,17 +164,6 @@ impl Daemon {
 
     fn wishes(&self) -> MutexGuard<'_, BTreeMap<Name, Wish>> {
         self.wishes.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// While this is held no KEK is destroyed and no provider removed. It is taken before a provider and its KEK are chosen to
-    /// wrap a DEK, and held until the volume is known.
-    fn start_wrapping(&self) -> RwLockReadGuard<'_, ()> {
-        self.wrapping.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// While this is held no DEK is wrapped.
-    fn forbid_wrapping(&self) -> RwLockWriteGuard<'_, ()> {
-        self.wrapping.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -27,13 +27,10 @@ impl Daemon {
         one_serves(&name, reports)?;
         let provider = KmipProvider::new(name.clone(), config, Arc::clone(&self.observer));
         self.check_has_keks(&provider)?;
-        let mut providers = self.providers();
-        if !matches!(providers.config(&name)?, ProviderConfig::Kmip(now) if **now == before) {
+        if !self.providers().replace_kmip(&before, provider)? {
             let message = format!("key provider {name} was changed by another command meanwhile");
             return Err(Failure::new(FailureKind::Busy, message).hint("look at it, and try again"));
         }
-        providers.replace_kmip(provider)?;
-        drop(providers);
         self.go_on_with(&name);
         self.provider(&name)
     }
@@ -41,7 +38,7 @@ impl Daemon {
     /// The settings of the KMIP provider `name`.
     pub(super) fn kmip_config(&self, name: &ProviderName) -> Result<KmipConfig, Failure> {
         match self.providers().config(name)? {
-            ProviderConfig::Kmip(config) => Ok((**config).clone()),
+            ProviderConfig::Kmip(config) => Ok(*config),
             ProviderConfig::Native { .. } => {
                 let message = format!("key provider {name} is a native one and has no servers");
                 Err(Failure::new(FailureKind::InvalidArgument, message)

@@ -26,13 +26,12 @@ impl Daemon {
             let message = "ProviderAdd adds native providers only";
             return Err(Failure::new(FailureKind::InvalidArgument, message));
         }
-        let mut providers = self.providers();
+        let providers = self.providers();
         providers.add_native(name.clone(), call.file, secret, self.kdf_cost)?;
         if call.make_default {
             providers.set_default(&name)?;
         }
         let added = providers.get(&name)?;
-        drop(providers);
         volume::wrapping_kek(&*added, None)?;
         self.provider(&name)
     }
@@ -47,7 +46,7 @@ impl Daemon {
     pub(super) fn provider_remove(&self, name: &Name) -> Result<Nothing, Failure> {
         let name = provider_name(name)?;
         // Whoever chose it to wrap a DEK has made the volume known by the time that this is held.
-        let _nobody_wraps = self.forbid_wrapping();
+        let _nobody_wraps = self.wrapping.forbid(&name)?;
         let volumes = self.volumes_of(&name);
         if !volumes.is_empty() {
             let message = format!("key provider {name} is needed by {}", some_of(&volumes));
@@ -72,7 +71,6 @@ impl Daemon {
     ) -> Result<Provider, Failure> {
         let name = provider_name(name)?;
         let provider = self.providers().get(&name)?;
-        // Outside of the lock, for a passphrase takes its time.
         provider.unlock(secret)?;
         self.go_on_with(&name);
         self.provider(&name)
@@ -86,12 +84,7 @@ impl Daemon {
 
     /// Wipes every KEK, when the daemon ends.
     pub(super) fn lock_providers(&self) {
-        let providers = self.providers();
-        for summary in providers.list() {
-            if let Ok(provider) = providers.get(&summary.name) {
-                provider.lock();
-            }
-        }
+        self.providers().all().iter().for_each(|provider| provider.lock());
     }
 
     /// The provider of that name, or the default one.
@@ -103,8 +96,7 @@ impl Daemon {
     }
 
     pub(super) fn provider(&self, name: &ProviderName) -> Result<Provider, Failure> {
-        let summary = self.providers().list().into_iter().find(|summary| summary.name == *name);
-        self.describe(summary.ok_or_else(|| provider::ProviderError::UnknownProvider(name.clone()))?)
+        self.describe(self.providers().summary(name)?)
     }
 
     fn describe(&self, summary: ProviderSummary) -> Result<Provider, Failure> {

@@ -26,7 +26,7 @@ impl Daemon {
             Some(provider) => provider_name(provider)?,
             None => old.provider.clone(),
         };
-        let _wrapping = self.start_wrapping();
+        let _wrapping = self.wrapping.start(&to)?;
         let to = self.providers().get(&to)?;
         let wanted = call.kek_id.as_deref().map(kek_id).transpose()?;
         let new = volume::wrapping_kek(&*to, wanted)?;

@@ -6,6 +6,7 @@ mod events;
 mod keks;
 mod kept;
 mod key_servers;
+mod providers;
 mod rekey;
 mod roles;
 mod waiting;

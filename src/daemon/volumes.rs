@@ -25,8 +25,7 @@ impl Daemon {
         let place = place(&call.backing, call.header.as_deref())?;
         self.check_name_is_free(&call.name)?;
         self.check_is_no_known_volumes(&place)?;
-        let _wrapping = self.start_wrapping();
-        let provider = self.provider_or_default(call.provider.as_ref())?;
+        let (_wrapping, provider) = self.wrapping_provider(call.provider.as_ref())?;
         let wanted = call.kek_id.as_deref().map(kek_id).transpose()?;
         let options = FormatOptions {
             label: Some(label(&call.name)),
@@ -199,7 +198,7 @@ impl Daemon {
         volume.kek_id = Some(header.token.kek_id.to_string());
         volume.recovery_keyslots = header.keyslots.iter().map(|keyslot| keyslot.slot).collect();
         volume.notice = self.notice(header);
-        set_state(volume, State::without_device(&header.token, &self.providers()));
+        set_state(volume, State::without_device(&header.token, self.providers()));
     }
 
     /// What the user of the volume with this header should know.

@@ -41,7 +41,7 @@ pub trait KeyProvider: Send + Sync {
     /// What kind of provider it is.
     fn kind(&self) -> ProviderKind;
 
-    /// Whether keys can be had from it now. Never blocks.
+    /// Whether keys can be had from it now. Never blocks for long.
     fn availability(&self) -> Availability;
 
     /// Makes a new KEK, active from the start and durably kept when this returns.
@@ -58,9 +58,7 @@ pub trait KeyProvider: Send + Sync {
     fn kek(&self, id: &KekId) -> Result<KekInfo, ProviderError>;
 
     /// The state of the KEK `id`, as far as that is known without waiting for anybody.
-    fn known_state(&self, id: &KekId) -> Option<KekState> {
-        Some(self.kek(id).ok()?.state)
-    }
+    fn known_state(&self, id: &KekId) -> Option<KekState>;
 
     /// The KEK `id` to wrap with, in secret pages of its own, unless its state keeps it even from unwrapping. Who caches it
     /// decides how long it lives.
@@ -79,9 +77,7 @@ pub trait KeyProvider: Send + Sync {
     }
 
     /// The KEK that wraps new DEKs, the newest active one, as far as that is known without waiting for anybody.
-    fn wrapping_kek(&self) -> Option<KekId> {
-        self.list_keks().ok()?.into_iter().rev().find(|kek| kek.state == KekState::Active).map(|kek| kek.id)
-    }
+    fn wrapping_kek(&self) -> Option<KekId>;
 
     /// Wipes the KEKs in memory whose age is over; to be called now and then, for a provider has no clock.
     fn drop_old_keks(&self) {}
@@ -137,4 +133,9 @@ pub struct KekInfo {
     pub state: KekState,
     /// When it was made, to the second.
     pub created: SystemTime,
+}
+
+/// The KEK that wraps new DEKs, of KEKs that are given oldest first: the newest active one.
+pub fn newest_active(keks: &[KekInfo]) -> Option<&KekId> {
+    keks.iter().rfind(|kek| kek.state == KekState::Active).map(|kek| &kek.id)
 }

@@ -5,7 +5,7 @@ use ublk_targets::secret::{Dek, Secret};
 
 use super::VolumeError;
 use crate::luks::{self, FormatOptions, Header, Place, Token};
-use crate::provider::{KekId, KekState, KeyProvider, ProviderError, wrap};
+use crate::provider::{KekId, KekState, KeyProvider, ProviderError, newest_active, wrap};
 
 /// Makes a volume at `place` with a new DEK under the KEK that [`wrapping_kek`] gives. Where it refuses, nothing has
 /// been written to the backing.
@@ -47,9 +47,8 @@ pub fn adopt(
 /// is none.
 pub fn wrapping_kek(provider: &dyn KeyProvider, wanted: Option<KekId>) -> Result<KekId, VolumeError> {
     let Some(id) = wanted else {
-        let newest = provider.list_keks()?.into_iter().rev().find(|kek| kek.state == KekState::Active);
-        return match newest {
-            Some(kek) => Ok(kek.id),
+        return match newest_active(&provider.list_keks()?) {
+            Some(id) => Ok(id.clone()),
             None => Ok(provider.create_kek()?),
         };
     };

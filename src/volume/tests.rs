@@ -218,6 +218,12 @@ impl KeyProvider for Forgetful {
     fn list_keks(&self) -> Result<Vec<provider::KekInfo>, ProviderError> {
         self.0.list_keks()
     }
+    fn known_state(&self, id: &KekId) -> Option<KekState> {
+        self.0.known_state(id)
+    }
+    fn wrapping_kek(&self) -> Option<KekId> {
+        self.0.wrapping_kek()
+    }
     fn unlock(&self, secret: &Secret) -> Result<(), ProviderError> {
         self.0.unlock(secret)
     }
@@ -256,7 +262,7 @@ fn a_volume_without_a_device_is_as_locked_as_its_provider() {
         copy.expose_mut().copy_from_slice(secret.expose());
         copy
     };
-    let mut providers = provider::Registry::load(directory.path(), &unobserved()).unwrap();
+    let providers = provider::Registry::load(directory.path(), &unobserved()).unwrap();
     let name: provider::ProviderName = "office".parse().unwrap();
     providers.add_native(name.clone(), None, &again(&secret), KdfCost::new(8, 1, 1).unwrap()).unwrap();
     let office = providers.get(&name).unwrap();

@@ -7,11 +7,12 @@
 
 mod file;
 mod kdf;
+mod seen;
 
 pub use kdf::KdfCost;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use sha2::{Digest, Sha256};
@@ -20,9 +21,11 @@ use uuid::Uuid;
 
 use self::file::{DIGEST_LEN, KeyFile, Record, Seal};
 use self::kdf::SALT_LEN;
+use self::seen::{Seen, Sight};
 use super::wrap::{WrapError, unwrap_bytes, wrap_bytes};
 use super::{
-    Availability, KekChange, KekId, KekInfo, KekState, KeyProvider, ProviderError, ProviderKind, ProviderName,
+    Availability, KekChange, KekId, KekInfo, KekState, KeyProvider, ProviderError, ProviderKind,
+    ProviderName, newest_active,
 };
 use crate::atomic_file;
 
@@ -31,13 +34,17 @@ use crate::atomic_file;
 pub struct NativeProvider {
     name: ProviderName,
     path: PathBuf,
-    root: Mutex<Option<Root>>,
+    /// Held for a moment only: who works with the root has it from here, and the last one wipes it.
+    root: Mutex<Option<Arc<Root>>>,
+    /// Held while the file is changed.
+    changing: Mutex<()>,
+    seen: Arc<Seen>,
 }
 
 impl NativeProvider {
     /// The provider whose file is `path`, locked. The file is not touched yet.
     pub fn new(name: ProviderName, path: PathBuf) -> Self {
-        Self { name, path, root: Mutex::new(None) }
+        Self { name, path, root: Mutex::default(), changing: Mutex::default(), seen: Arc::default() }
     }
 
     /// Makes the file, without a KEK in it, sealed by `secret`; the provider is ready after that. Fails if there is
@@ -52,7 +59,9 @@ impl NativeProvider {
         let (salt, wrapped_root) = root.sealed_by(secret, cost)?;
         let bytes = root.sealed(&KeyFile { cost, salt, wrapped_root, records: Vec::new() })?;
         atomic_file::create(&path, &bytes).map_err(|e| ProviderError::file("create", &path, e))?;
-        Ok(Self { name, path, root: Mutex::new(Some(root)) })
+        let provider = Self::new(name, path);
+        *provider.root() = Some(Arc::new(root));
+        Ok(provider)
     }
 
     /// The file.
@@ -63,24 +72,31 @@ impl NativeProvider {
     /// Seals the file by `new` instead of `old`. The KEKs stay as they are, and so does the root: who has an old copy
     /// of the file and the old secret still has them.
     pub fn change_secret(&self, old: &Secret, new: &Secret, cost: KdfCost) -> Result<(), ProviderError> {
-        let mut held = self.root();
+        let _one_at_a_time = self.changing();
         let (mut file, root) = self.open_with(old)?;
         (file.salt, file.wrapped_root) = root.sealed_by(new, cost)?;
         file.cost = cost;
         root.save(&self.path, &file)?;
-        *held = Some(root);
+        *self.root() = Some(Arc::new(root));
         Ok(())
     }
 
-    fn root(&self) -> MutexGuard<'_, Option<Root>> {
+    fn root(&self) -> MutexGuard<'_, Option<Arc<Root>>> {
         // A panic elsewhere cannot have left the option half set.
         self.root.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn changing(&self) -> MutexGuard<'_, ()> {
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn read(&self) -> Result<(KeyFile, Seal), ProviderError> {
-        let bytes = atomic_file::read_limited(&self.path, file::MAX_LEN)
-            .map_err(|e| ProviderError::file("read", &self.path, e))?;
-        KeyFile::parse(&bytes).map_err(|problem| ProviderError::damaged(&self.path, problem))
+        read(&self.path)
+    }
+
+    /// What the file holds, as far as that is known without waiting for long.
+    fn look(&self) -> Sight {
+        self.seen.look(self.path.clone(), |path| infos(&path).ok())
     }
 
     /// The file, checked to be genuine, and its root.
@@ -99,14 +115,14 @@ impl NativeProvider {
         &self,
         work: impl FnOnce(&Root, KeyFile) -> Result<T, ProviderError>,
     ) -> Result<T, ProviderError> {
-        let root = self.root();
-        let root = root.as_ref().ok_or_else(|| ProviderError::Locked(self.name.clone()))?;
+        let root = self.root().clone().ok_or_else(|| ProviderError::Locked(self.name.clone()))?;
         let (file, seal) = self.read()?;
         root.check(&self.path, &seal)?;
-        work(root, file)
+        work(&root, file)
     }
 
     fn add_kek(&self, state: KekState) -> Result<KekId, ProviderError> {
+        let _one_at_a_time = self.changing();
         self.unlocked(|root, mut file| {
             if file.records.len() == file::MAX_RECORDS {
                 return Err(ProviderError::Full { path: self.path.clone(), limit: file::MAX_RECORDS });
@@ -124,12 +140,24 @@ impl NativeProvider {
         let found = file.records.iter().position(|record| record.id.to_string() == id.as_str());
         found.ok_or_else(|| ProviderError::UnknownKek { provider: self.name.clone(), id: id.clone() })
     }
+}
 
-    fn info(&self, record: &Record) -> Result<KekInfo, ProviderError> {
-        let created = UNIX_EPOCH.checked_add(Duration::from_secs(record.created));
-        let created = created.ok_or_else(|| ProviderError::damaged(&self.path, "a date is out of range"))?;
-        Ok(KekInfo { id: kek_id(&self.path, record.id)?, state: record.state, created })
-    }
+fn read(path: &Path) -> Result<(KeyFile, Seal), ProviderError> {
+    let bytes =
+        atomic_file::read_limited(path, file::MAX_LEN).map_err(|e| ProviderError::file("read", path, e))?;
+    KeyFile::parse(&bytes).map_err(|problem| ProviderError::damaged(path, problem))
+}
+
+fn info(path: &Path, record: &Record) -> Result<KekInfo, ProviderError> {
+    let created = UNIX_EPOCH.checked_add(Duration::from_secs(record.created));
+    let created = created.ok_or_else(|| ProviderError::damaged(path, "a date is out of range"))?;
+    Ok(KekInfo { id: kek_id(path, record.id)?, state: record.state, created })
+}
+
+/// What may be told of the KEKs in the file at `path`.
+fn infos(path: &Path) -> Result<Vec<KekInfo>, ProviderError> {
+    let (file, _) = read(path)?;
+    file.records.iter().map(|record| info(path, record)).collect()
 }
 
 impl KeyProvider for NativeProvider {
@@ -142,10 +170,10 @@ impl KeyProvider for NativeProvider {
     }
 
     fn availability(&self) -> Availability {
-        match (self.read(), self.root().as_ref()) {
-            (Err(_), _) => Availability::Unavailable,
-            (Ok(_), None) => Availability::Locked,
-            (Ok(_), Some(_)) => Availability::Ready,
+        match (self.look(), self.root().is_some()) {
+            (Sight::Unreadable, _) => Availability::Unavailable,
+            (_, false) => Availability::Locked,
+            (_, true) => Availability::Ready,
         }
     }
 
@@ -158,6 +186,7 @@ impl KeyProvider for NativeProvider {
     }
 
     fn change_kek(&self, id: &KekId, change: KekChange) -> Result<KekState, ProviderError> {
+        let _one_at_a_time = self.changing();
         self.unlocked(|root, mut file| {
             let at = self.find(&file, id)?;
             let record = &mut file.records[at];
@@ -183,7 +212,21 @@ impl KeyProvider for NativeProvider {
 
     fn kek(&self, id: &KekId) -> Result<KekInfo, ProviderError> {
         let (file, _) = self.read()?;
-        self.info(&file.records[self.find(&file, id)?])
+        info(&self.path, &file.records[self.find(&file, id)?])
+    }
+
+    fn known_state(&self, id: &KekId) -> Option<KekState> {
+        match self.look() {
+            Sight::Keks(keks) => keks.into_iter().find(|kek| kek.id == *id).map(|kek| kek.state),
+            Sight::Unknown | Sight::Unreadable => None,
+        }
+    }
+
+    fn wrapping_kek(&self) -> Option<KekId> {
+        match self.look() {
+            Sight::Keks(keks) => newest_active(&keks).cloned(),
+            Sight::Unknown | Sight::Unreadable => None,
+        }
     }
 
     fn fetch_kek(&self, id: &KekId) -> Result<Kek, ProviderError> {
@@ -203,13 +246,12 @@ impl KeyProvider for NativeProvider {
     }
 
     fn list_keks(&self) -> Result<Vec<KekInfo>, ProviderError> {
-        let (file, _) = self.read()?;
-        file.records.iter().map(|record| self.info(record)).collect()
+        infos(&self.path)
     }
 
     fn unlock(&self, secret: &Secret) -> Result<(), ProviderError> {
         let (_, root) = self.open_with(secret)?;
-        *self.root() = Some(root);
+        *self.root() = Some(Arc::new(root));
         Ok(())
     }
 

@@ -7,7 +7,7 @@ fn registry(directory: &tempfile::TempDir) -> Registry {
     Registry::load(directory.path(), &unobserved()).unwrap()
 }
 
-fn add(registry: &mut Registry, provider: &str) {
+fn add(registry: &Registry, provider: &str) {
     registry.add_native(name(provider), None, &secret(b"passphrase"), cheap()).unwrap();
 }
 
@@ -18,10 +18,10 @@ fn names_and_default(registry: &Registry) -> Vec<(String, bool)> {
 #[test]
 fn providers_survive_a_restart_locked() {
     let directory = tempfile::tempdir().unwrap();
-    let mut registry = registry(&directory);
+    let registry = registry(&directory);
     assert!(matches!(registry.default_provider().err(), Some(ProviderError::NoDefault)));
-    add(&mut registry, "one");
-    add(&mut registry, "two");
+    add(&registry, "one");
+    add(&registry, "two");
     assert_eq!(names_and_default(&registry), [("one".into(), true), ("two".into(), false)]);
     assert_eq!(registry.get(&name("two")).unwrap().availability(), Availability::Ready);
     registry.set_default(&name("two")).unwrap();
@@ -36,8 +36,8 @@ fn providers_survive_a_restart_locked() {
 #[test]
 fn a_removed_provider_leaves_its_keys_and_can_come_back() {
     let directory = tempfile::tempdir().unwrap();
-    let mut registry = registry(&directory);
-    add(&mut registry, "one");
+    let registry = registry(&directory);
+    add(&registry, "one");
     let provider = registry.get(&name("one")).unwrap();
     let id = provider.create_kek().unwrap();
     registry.remove(&name("one")).unwrap();
@@ -55,8 +55,8 @@ fn a_removed_provider_leaves_its_keys_and_can_come_back() {
 #[test]
 fn taken_and_unknown_names_change_nothing() {
     let directory = tempfile::tempdir().unwrap();
-    let mut registry = registry(&directory);
-    add(&mut registry, "one");
+    let registry = registry(&directory);
+    add(&registry, "one");
     let before = fs::read(directory.path().join("providers.toml")).unwrap();
     let again = registry.add_native(name("one"), None, &secret(b"passphrase"), cheap());
     assert!(matches!(again, Err(ProviderError::NameTaken(_))));
@@ -92,9 +92,9 @@ fn a_bad_settings_file_is_named_and_kept() {
 #[test]
 fn a_missing_key_file_makes_one_provider_unavailable_only() {
     let directory = tempfile::tempdir().unwrap();
-    let mut registry = registry(&directory);
-    add(&mut registry, "one");
-    add(&mut registry, "two");
+    let registry = registry(&directory);
+    add(&registry, "one");
+    add(&registry, "two");
     fs::remove_file(directory.path().join("one.keys")).unwrap();
     let again = Registry::load(directory.path(), &unobserved()).unwrap();
     let states: Vec<_> = again.list().into_iter().map(|summary| summary.availability).collect();

@@ -9,7 +9,6 @@ pub mod store;
 pub use fake::{Behaviour, FakeServer};
 pub use pki::{Leaf, Pki};
 pub use pykmip::PyKmip;
-pub use store::{Store, StoredKey};
 
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicU16, Ordering};

@@ -59,6 +59,8 @@ pub struct Contents {
     pub located: usize,
     /// The time by its clock, in seconds since 1970.
     pub now: i64,
+    /// Whether it answers nothing, for now.
+    pub hangs: bool,
     /// How many messages came in.
     pub messages: usize,
     /// What it was asked for, in order.
@@ -81,6 +83,7 @@ impl Store {
             activates: false,
             located: usize::MAX,
             now: 1_700_000_000,
+            hangs: false,
             messages: 0,
             asked: Vec::new(),
         })))
@@ -94,7 +97,13 @@ impl Store {
     /// A server that gives it.
     pub fn serve(&self, pki: &Pki) -> FakeServer {
         let store = self.clone();
-        FakeServer::before(pki, 0, move |request, _| Some(store.contents().answer(request)))
+        FakeServer::before(pki, 0, move |request, _| {
+            store.contents().messages += 1;
+            while store.contents().hangs {
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
+            Some(store.contents().answer(request))
+        })
     }
 }
 
@@ -111,7 +120,6 @@ impl Contents {
     }
 
     fn answer(&mut self, request: &[u8]) -> Vec<u8> {
-        self.messages += 1;
         let message = ttlv::parse(request).unwrap().structure().unwrap();
         let items: Vec<_> = message.all(tag::BATCH_ITEM).map(|item| item.structure().unwrap()).collect();
         let mut encoder = Encoder::new();
