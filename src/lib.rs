@@ -2,7 +2,8 @@
 //!
 //! `cli` -> `control` <- `daemon` -> `volume` -> `luks` -> `provider` -> [`ublk_targets`]
 //!
-//! `worker` is a process of its own, which the daemon starts: it names `control`, `luks` and [`ublk_targets`].
+//! `worker` is a process of its own, which the daemon starts: it names `control`, `luks` and [`ublk_targets`]. `failures` says what
+//! the errors of the rooms are to a user.
 
 /// For the helpers of `tests/kmip`, which tests in here use as well.
 #[cfg(test)]
@@ -13,6 +14,7 @@ pub mod capabilities;
 pub mod cli;
 pub mod control;
 pub mod daemon;
+mod failures;
 pub mod holders;
 pub mod identity;
 pub mod logging;

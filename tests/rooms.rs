@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each room of the control plane may name of its own crate, from the top down. Tests may name more.
-const CONTROL_PLANE: [(&str, &[&str]); 9] = [
+const CONTROL_PLANE: [(&str, &[&str]); 10] = [
     ("cli", &["control"]),
     // Starting the processes is the one thing that goes past the Varlink API.
     ("cli/daemon.rs", &["control", "daemon", "worker"]),
@@ -20,6 +20,7 @@ const CONTROL_PLANE: [(&str, &[&str]); 9] = [
             "provider",
             "atomic_file",
             "capabilities",
+            "failures",
             "identity",
             "logging",
             "name",
@@ -27,6 +28,8 @@ const CONTROL_PLANE: [(&str, &[&str]); 9] = [
         ],
     ),
     ("worker", &["control", "luks", "capabilities", "holders", "identity", "logging", "seccomp"]),
+    // What the errors of the rooms below are to a user; `?` brings them here.
+    ("failures.rs", &["control", "volume", "luks", "provider", "name"]),
     ("control", &["identity", "name"]),
     ("volume", &["luks", "provider", "atomic_file", "holders", "identity", "name"]),
     ("luks", &["provider", "atomic_file", "holders", "identity"]),

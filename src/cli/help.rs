@@ -211,6 +211,7 @@ fn meaning(kind: FailureKind) -> &'static str {
         FailureKind::WrongKey => "the passphrase, key file or key does not fit",
         FailureKind::Busy => "the volume, device or backing is in use",
         FailureKind::Waiting => "the volume stays locked, and opens by itself once its key is to be had",
+        FailureKind::Refused => "the KEK's state forbids that, or the key server refuses it",
         FailureKind::InvalidArgument => "an argument makes no sense",
         FailureKind::BadData => "a header, token or size is damaged or unusable",
         FailureKind::NoInput => "a backing, header or key file is missing",
@@ -223,7 +224,7 @@ fn meaning(kind: FailureKind) -> &'static str {
         FailureKind::Io => "reading or writing failed",
         FailureKind::Locked => "the KEK is not to be had now; the same command may succeed later",
         FailureKind::Protocol => "client and daemon do not understand each other",
-        FailureKind::NotPermitted => "the caller may not do that",
+        FailureKind::NotPermitted => "the caller's user has no role that allows that",
         FailureKind::Config => "a configuration or state file is malformed",
     }
 }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// What went wrong, in a form that programs can act on. Each is a Varlink error of the same name and stands for one
-/// exit code: those of sysexits.h, cryptsetup's 2 and 5 for what sysexits.h has no word for, and 6.
+/// exit code: those of sysexits.h, cryptsetup's 2 and 5 for what sysexits.h has no word for, and 6 and 7.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum FailureKind {
     /// The passphrase, key file or key does not fit. Exit code 2.
@@ -12,6 +12,8 @@ pub enum FailureKind {
     Busy,
     /// The volume stays locked, and opens by itself once its KEK is to be had. Exit code 6.
     Waiting,
+    /// The KEK's state forbids that, or the key server refuses it. Exit code 7.
+    Refused,
     /// An argument makes no sense. Exit code 64 (EX_USAGE).
     InvalidArgument,
     /// A header, token or size is damaged or unusable. Exit code 65 (EX_DATAERR).
@@ -36,7 +38,7 @@ pub enum FailureKind {
     Locked,
     /// The other side speaks another protocol. Exit code 76 (EX_PROTOCOL).
     Protocol,
-    /// The caller may not do that. Exit code 77 (EX_NOPERM).
+    /// The caller's user has no role that allows that. Exit code 77 (EX_NOPERM).
     NotPermitted,
     /// A configuration or state file is malformed. Exit code 78 (EX_CONFIG).
     Config,
@@ -44,10 +46,11 @@ pub enum FailureKind {
 
 impl FailureKind {
     /// Every kind, in the order of the exit codes.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::WrongKey,
         Self::Busy,
         Self::Waiting,
+        Self::Refused,
         Self::InvalidArgument,
         Self::BadData,
         Self::NoInput,
@@ -70,6 +73,7 @@ impl FailureKind {
             Self::WrongKey => 2,
             Self::Busy => 5,
             Self::Waiting => 6,
+            Self::Refused => 7,
             Self::InvalidArgument => 64,
             Self::BadData => 65,
             Self::NoInput => 66,

@@ -235,6 +235,13 @@ pub struct DeviceOptions {
     pub cpu_path: Option<String>,
 }
 
+impl DeviceOptions {
+    /// Whether they choose how the device works, or let discards reach the backing whatever the volume's header says.
+    pub fn tunes(&self) -> bool {
+        *self != Self { read_only: self.read_only, ..Self::default() }
+    }
+}
+
 /// Starts a volume's device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

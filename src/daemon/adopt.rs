@@ -3,9 +3,10 @@
 use ublk_targets::secret::Secret;
 
 use super::Daemon;
-use super::authorise::{Caller, Privilege};
+use super::authorise::Caller;
 use super::events::Action;
 use super::keks::kek_id;
+use super::privilege::Privilege;
 use super::volumes::{place, tell};
 use crate::control::{Adopt, Failure, FailureKind, Nothing, Volume};
 use crate::luks::{self, Header, LuksError, TokenError};

@@ -3,10 +3,8 @@
 //! docs/ROLES.md shows the rules to people.
 
 use std::collections::BTreeSet;
-use std::fmt;
 
-use serde::Deserialize;
-
+use super::privilege::Privilege;
 use super::roles::Roles;
 use crate::control::{
     Adopt, Close, Create, Events, Failure, FailureKind, GetVersion, KekActivate, KekCreate, KekDestroy,
@@ -14,66 +12,6 @@ use crate::control::{
     ProviderCheck, ProviderList, ProviderLock, ProviderMeet, ProviderRemove, ProviderSet, ProviderSetDefault,
     ProviderUnlock, RecoveryAdd, RecoveryRemove, Rekey, Release, Status,
 };
-
-/// What a method takes; named after vSphere's privileges for cryptographic operations.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(super) enum Privilege {
-    /// To see what there is.
-    Look,
-    /// To open and close volumes.
-    Access,
-    /// To make a volume known to this host that was made elsewhere.
-    Register,
-    /// To open devices that are not volumes.
-    AddDisk,
-    /// To make encrypted volumes.
-    EncryptNew,
-    /// To put what is encrypted already under the keys of a provider.
-    Encrypt,
-    /// To give others a way to a volume's data: recovery passphrases, or all of it to stock cryptsetup.
-    Decrypt,
-    /// To have volumes' keys wrapped by other keys.
-    Recrypt,
-    /// To make and end KEKs; to lock and unlock providers.
-    ManageKeys,
-    /// To add, change and remove providers.
-    ManageKeyServers,
-}
-
-impl Privilege {
-    /// Every privilege.
-    pub const ALL: [Self; 10] = [
-        Self::Look,
-        Self::Access,
-        Self::Register,
-        Self::AddDisk,
-        Self::EncryptNew,
-        Self::Encrypt,
-        Self::Decrypt,
-        Self::Recrypt,
-        Self::ManageKeys,
-        Self::ManageKeyServers,
-    ];
-}
-
-impl fmt::Display for Privilege {
-    /// As `roles.toml` names it.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Look => "look",
-            Self::Access => "access",
-            Self::Register => "register",
-            Self::AddDisk => "add-disk",
-            Self::EncryptNew => "encrypt-new",
-            Self::Encrypt => "encrypt",
-            Self::Decrypt => "decrypt",
-            Self::Recrypt => "recrypt",
-            Self::ManageKeys => "manage-keys",
-            Self::ManageKeyServers => "manage-key-servers",
-        })
-    }
-}
 
 /// What a method takes.
 #[derive(Clone, Copy, Debug)]
@@ -87,8 +25,8 @@ pub(super) struct Rule {
 
 /// What each method of `io.blkseal.Daemon` takes. What is not in here is refused to everybody.
 ///
-/// To open a volume that this host does not know takes [`Privilege::Register`] besides; to remove the passphrases of one that
-/// is adopted, [`Privilege::Decrypt`].
+/// To open a volume that this host does not know takes [`Privilege::Register`] besides, to choose how its device works
+/// [`Privilege::Tune`]; to remove the passphrases of one that is adopted, [`Privilege::Decrypt`].
 const RULES: [Rule; 30] = [
     rule::<Ping>("ping", Privilege::Look),
     rule::<GetVersion>("status", Privilege::Look),

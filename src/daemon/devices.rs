@@ -11,9 +11,10 @@ use ublk_targets::cipher::{CpuPath, SectorSize};
 use ublk_targets::device::{self, Layout};
 
 use super::Daemon;
-use super::authorise::{Caller, Privilege};
+use super::authorise::Caller;
 use super::events::Action;
 use super::links;
+use super::privilege::Privilege;
 use super::process::Process;
 use super::volumes::{place, tell};
 use crate::atomic_file;

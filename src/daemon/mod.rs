@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `options` | where everything is kept |
 //! | `service` | the calls that it answers |
-//! | `authorise`, `roles` | who may call what: the rules, and `roles.toml` |
+//! | `authorise`, `privilege`, `roles` | who may call what: the rules, what they ask for, and `roles.toml` |
 //! | `providers`, `volumes`, `devices`, `rekey`, `adopt` | what the calls do |
 //! | `key_servers`, `provider_set`, `keks` | the same for KMIP providers, and for KEKs |
 //! | `ages` | KEKs that get too old to be kept |
@@ -17,7 +17,6 @@
 //! | `events` | a record of each change and refusal |
 //! | `event_log` | these records on disk: a bounded number of files of bounded size |
 //! | `history` | these records for who asks |
-//! | `failure` | what errors are to a user |
 
 mod adopt;
 mod ages;
@@ -25,12 +24,12 @@ mod authorise;
 mod devices;
 mod event_log;
 mod events;
-mod failure;
 mod history;
 mod keks;
 mod key_servers;
 mod links;
 mod options;
+mod privilege;
 mod process;
 mod provider_set;
 mod providers;
@@ -130,7 +129,7 @@ impl Daemon {
         let ages = Arc::default();
         let observer = key_servers::observer(&recorder, &ages);
         Ok(Self {
-            roles: Roles::load(options.roles_file())?,
+            roles: Roles::load(options.roles_file()),
             providers: provider::Registry::load(&options.state_dir, &observer)?,
             recorder,
             ages,

@@ -4,8 +4,9 @@ use super::Daemon;
 use super::events::Action;
 use super::keks::kek_id;
 use super::providers::provider_name;
-use super::volumes::{of_volume, tell};
+use super::volumes::tell;
 use crate::control::{Failure, Rekey, Rekeyed};
+use crate::failures::of_volume;
 use crate::name::Name;
 use crate::volume::{self, VolumeError};
 

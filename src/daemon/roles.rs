@@ -1,20 +1,28 @@
 //! `roles.toml`: the roles, and which users and groups have them.
+//!
+//! The file is read, and its users and groups are looked up, in a thread of its own: a name service may take its time, or never
+//! answer. Calls wait for it for a moment after the file has changed, and go by the roles of before then.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use nix::unistd::{Group, User, geteuid};
 use serde::Deserialize;
 
-use super::authorise::Privilege;
+use super::privilege::Privilege;
 use crate::control::{Failure, FailureKind, Peer};
 use crate::name::Name;
 
 const FILE_LIMIT: u64 = 1 << 20;
+/// How long calls wait for a file that has changed to be read.
+const READ_LIMIT: Duration = Duration::from_secs(5);
+/// When a file that could not be used is tried again, be it that users who are unknown now will be known then.
+const RETRY: Duration = Duration::from_secs(10);
 
 /// The roles that need no `privileges` in the file.
 const SHIPPED: [(&str, &[Privilege]); 3] = [
@@ -49,62 +57,105 @@ struct Grants {
     groups: BTreeMap<u32, Privileges>,
 }
 
-/// What tells one version of the file from another.
-type Stamp = (u64, u64, i64, i64);
+/// What tells one version of the file from another; none where there is no file.
+type Version = Option<(u64, u64, i64, i64)>;
 
-struct Current {
-    stamp: Option<Stamp>,
-    grants: Grants,
-    /// Why the file as it is now is not in force.
-    problem: Option<String>,
-}
+/// Which version of the file was read, and what it grants or what is wrong with it.
+type Outcome = (Version, Result<Grants, String>);
 
 /// The roles in force. The file is looked at before each call, so a change of it holds for the next one.
-pub(super) struct Roles {
+pub(super) struct Roles(Arc<Shared>);
+
+struct Shared {
     path: PathBuf,
-    current: Mutex<Current>,
+    read: Box<dyn Fn(&Path) -> Outcome + Send + Sync>,
+    /// How long a call waits for a file that has changed.
+    limit: Duration,
+    state: Mutex<State>,
+    was_read: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    /// What is in force; none before the first file that could be used.
+    grants: Option<Arc<Grants>>,
+    /// The version that was read last.
+    version: Option<Version>,
+    /// Why that one is not in force.
+    problem: Option<String>,
+    /// When it is to be read again although it has not changed.
+    retry: Option<Instant>,
+    /// Since when a thread reads it.
+    reading: Option<Instant>,
+    /// How reading it went, until somebody was told.
+    untold: Option<Result<(), Failure>>,
 }
 
 impl Roles {
-    /// The roles that `path` names; none if there is no such file.
-    pub fn load(path: PathBuf) -> Result<Self, Failure> {
-        let (stamp, grants) = read(&path);
-        let grants = grants.map_err(|problem| malformed(&path, &problem))?;
-        Ok(Self { path, current: Mutex::new(Current { stamp, grants, problem: None }) })
+    /// The roles that `path` names; none if there is no such file. Where it cannot be used, or not within [`READ_LIMIT`],
+    /// there are none until it can.
+    pub fn load(path: PathBuf) -> Self {
+        Self::load_by(path, Box::new(read), READ_LIMIT)
+    }
+
+    fn load_by(path: PathBuf, read: Box<dyn Fn(&Path) -> Outcome + Send + Sync>, limit: Duration) -> Self {
+        let shared = Shared { path, read, limit, state: Mutex::default(), was_read: Condvar::new() };
+        let roles = Self(Arc::new(shared));
+        roles.look_again();
+        roles
     }
 
     /// Takes the file as it is now, if it has changed, and says how that went. A malformed one changes nothing.
     pub fn refresh(&self) -> Option<Result<(), Failure>> {
-        let mut current = self.current();
-        if current.stamp == stamp_of(fs::metadata(&self.path).ok().as_ref()) {
-            return None;
+        self.look_again();
+        self.0.state().untold.take()
+    }
+
+    /// Has the file read if it has changed, and waits for that until the limit is over since the reading began.
+    fn look_again(&self) {
+        let version = version_of(fs::metadata(&self.0.path).ok().as_ref());
+        let mut state = self.0.state();
+        let has_changed = state.version != Some(version);
+        if state.reading.is_none() && (has_changed || state.retry.is_some_and(|at| at <= Instant::now())) {
+            self.start_reading(&mut state);
         }
-        let (stamp, grants) = read(&self.path);
-        current.stamp = stamp;
-        Some(match grants {
-            Ok(grants) => {
-                (current.grants, current.problem) = (grants, None);
-                Ok(())
-            }
-            Err(problem) => {
-                let failure = malformed(&self.path, &problem);
-                let kept = format!("{}; the roles of before stay in force", failure.message);
-                current.problem = Some(kept.clone());
-                Err(Failure { message: kept, ..failure })
-            }
-        })
+        if let Some(since) = state.reading.filter(|_| has_changed) {
+            let left = self.0.limit.saturating_sub(since.elapsed());
+            drop(self.0.was_read.wait_timeout_while(state, left, |state| state.reading.is_some()));
+        }
+    }
+
+    fn start_reading(&self, state: &mut State) {
+        let shared = Arc::clone(&self.0);
+        let reader = move || {
+            let read = (shared.read)(&shared.path);
+            shared.state().finish(&shared.path, read);
+            shared.was_read.notify_all();
+        };
+        state.reading = Some(Instant::now());
+        if let Err(error) = std::thread::Builder::new().name("roles".into()).spawn(reader) {
+            state.finish(&self.0.path, (state.version.flatten(), Err(error.to_string())));
+        }
     }
 
     /// Why the file as it is now is not in force, where that is so.
     pub fn problem(&self) -> Option<String> {
-        self.current().problem.clone()
+        let state = self.0.state();
+        match state.reading.map(|since| since.elapsed()).filter(|time| *time >= self.0.limit) {
+            Some(time) => {
+                let problem =
+                    format!("the users and groups in it have been looked for for {} s", time.as_secs());
+                Some(state.unusable(&self.0.path, &problem).message)
+            }
+            None => state.problem.clone(),
+        }
     }
 
     /// What the user behind `peer` may do. Root, and the user that the daemon runs as, may do everything, unless the
     /// file gives them roles of their own.
     pub fn privileges_of(&self, peer: &Peer) -> BTreeSet<Privilege> {
-        let current = self.current();
-        let Grants { users, groups } = &current.grants;
+        let grants = self.0.state().grants.clone().unwrap_or_default();
+        let Grants { users, groups } = &*grants;
         match users.get(&peer.uid) {
             None if peer.uid == 0 || peer.uid == geteuid().as_raw() => Privilege::ALL.into(),
             own => {
@@ -113,22 +164,57 @@ impl Roles {
             }
         }
     }
+}
 
-    fn current(&self) -> MutexGuard<'_, Current> {
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
         // A panic elsewhere cannot have left it half changed.
-        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Which version of the file was read, and what it grants or what is wrong with it.
-fn read(path: &Path) -> (Option<Stamp>, Result<Grants, String>) {
+impl State {
+    /// Takes what was read from `path`.
+    fn finish(&mut self, path: &Path, (version, grants): Outcome) {
+        let is_first = self.version.is_none();
+        let problem_before = self.problem.take();
+        (self.version, self.reading, self.retry) = (Some(version), None, None);
+        match grants {
+            Ok(grants) => {
+                self.grants = Some(Arc::new(grants));
+                self.untold = (!is_first).then_some(Ok(()));
+            }
+            Err(problem) => {
+                let failure = self.unusable(path, &problem);
+                self.problem = Some(failure.message.clone());
+                self.retry = Some(Instant::now() + RETRY);
+                if self.problem != problem_before {
+                    self.untold = Some(Err(failure));
+                }
+            }
+        }
+    }
+
+    fn unusable(&self, path: &Path, problem: &str) -> Failure {
+        let rest = match self.grants {
+            Some(_) => "the roles of before stay in force",
+            None => "until it can, only root may do anything",
+        };
+        Failure::new(FailureKind::Config, format!("{} cannot be used: {problem}; {rest}", path.display()))
+            .hint("correct it; docs/ROLES.md shows how it is written")
+    }
+}
+
+fn read(path: &Path) -> Outcome {
     let opened = File::open(path).and_then(|file| Ok((file.metadata()?, file)));
     let (metadata, file) = match opened {
         Ok(opened) => opened,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return (None, Ok(Grants::default())),
-        Err(error) => return (None, Err(error.to_string())),
+        Err(error) => {
+            return (version_of(fs::metadata(path).ok().as_ref()), Err(error.to_string()));
+        }
     };
-    (stamp_of(Some(&metadata)), content(&metadata, file).and_then(|text| grants(&text)))
+    (version_of(Some(&metadata)), content(&metadata, file).and_then(|text| grants(&text)))
 }
 
 fn content(metadata: &Metadata, file: File) -> Result<String, String> {
@@ -144,7 +230,7 @@ fn content(metadata: &Metadata, file: File) -> Result<String, String> {
     }
 }
 
-fn stamp_of(metadata: Option<&Metadata>) -> Option<Stamp> {
+fn version_of(metadata: Option<&Metadata>) -> Version {
     metadata.map(|file| (file.ino(), file.size(), file.ctime(), file.ctime_nsec()))
 }
 
@@ -197,15 +283,13 @@ fn gid(text: &str) -> Result<u32, String> {
     }
 }
 
-fn malformed(path: &Path, problem: &str) -> Failure {
-    Failure::new(FailureKind::Config, format!("{} cannot be used: {problem}", path.display()))
-        .hint("correct it; docs/ROLES.md shows how it is written")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
+
+    /// How long a test waits for what must come, on a slow machine too.
+    const PATIENCE: Duration = Duration::from_secs(120);
 
     fn peer(uid: u32, gid: u32, groups: &[u32]) -> Peer {
         Peer { uid, gid, groups: groups.to_vec(), pid: 1 }
@@ -218,8 +302,18 @@ mod tests {
         (directory, path)
     }
 
-    fn roles(text: &str) -> Result<Roles, Failure> {
-        Roles::load(file(text).1)
+    fn roles(text: &str) -> Roles {
+        let (_directory, path) = file(text);
+        Roles::load_by(path, Box::new(read), PATIENCE)
+    }
+
+    /// What is wrong with the file of the roles, which are in force for nobody.
+    fn refused(roles: &Roles) -> Failure {
+        assert!(privileges(roles, &peer(4001, 1, &[])).is_empty());
+        assert_eq!(privileges(roles, &peer(0, 0, &[])), Privilege::ALL);
+        let failure = roles.refresh().unwrap().unwrap_err();
+        assert_eq!(roles.problem().as_ref(), Some(&failure.message));
+        failure
     }
 
     fn privileges(roles: &Roles, peer: &Peer) -> Vec<Privilege> {
@@ -242,7 +336,7 @@ mod tests {
     #[test]
     fn users_and_groups_have_what_their_roles_give_together() {
         use Privilege::{Access, Look, ManageKeys};
-        let roles = roles(ROLES).unwrap();
+        let roles = roles(ROLES);
         let nobodys = 1;
         assert_eq!(privileges(&roles, &peer(4001, nobodys, &[])), Privilege::ALL);
         assert_eq!(privileges(&roles, &peer(4002, nobodys, &[])), [Look, ManageKeys]);
@@ -257,15 +351,15 @@ mod tests {
     #[test]
     fn root_may_do_all_unless_the_file_names_root() {
         let own = geteuid().as_raw();
-        let none = Roles::load("/nowhere/roles.toml".into()).unwrap();
+        let none = Roles::load("/nowhere/roles.toml".into());
         for uid in [0, own] {
             assert_eq!(privileges(&none, &peer(uid, 0, &[])), Privilege::ALL);
-            assert_eq!(privileges(&roles(ROLES).unwrap(), &peer(uid, 0, &[])), Privilege::ALL);
-            let named = roles(&format!("[role.auditor]\nusers = ['{uid}']")).unwrap();
+            assert_eq!(privileges(&roles(ROLES), &peer(uid, 0, &[])), Privilege::ALL);
+            let named = roles(&format!("[role.auditor]\nusers = ['{uid}']"));
             assert_eq!(privileges(&named, &peer(uid, 0, &[])), [Privilege::Look]);
         }
         assert!(privileges(&none, &peer(own + 4711, 0, &[])).is_empty());
-        let by_name = roles("[role.auditor]\nusers = ['root']\ngroups = ['root']").unwrap();
+        let by_name = roles("[role.auditor]\nusers = ['root']\ngroups = ['root']");
         assert_eq!(privileges(&by_name, &peer(0, 1, &[])), [Privilege::Look]);
         assert_eq!(privileges(&by_name, &peer(4009, 0, &[])), [Privilege::Look]);
     }
@@ -287,22 +381,24 @@ mod tests {
             (&"#".repeat(FILE_LIMIT as usize + 1), "more than 1048576 bytes"),
         ];
         for (text, named) in cases {
-            let failure = roles(text).err().unwrap();
+            let (_directory, path) = file(text);
+            let failure = refused(&Roles::load_by(path, Box::new(read), PATIENCE));
             assert_eq!(failure.kind, FailureKind::Config);
             assert!(failure.message.contains("roles.toml cannot be used: "), "{failure}");
             assert!(failure.message.contains(named), "{failure} does not say: {named}");
+            assert!(failure.message.ends_with("; until it can, only root may do anything"), "{failure}");
             assert!(!failure.message.contains('\n') && failure.hint.is_some(), "{failure}");
         }
         let (_directory, path) = file(ROLES);
         fs::set_permissions(&path, fs::Permissions::from_mode(0o664)).unwrap();
-        let failure = Roles::load(path).err().unwrap();
+        let failure = refused(&Roles::load_by(path, Box::new(read), PATIENCE));
         assert!(failure.message.contains("others than root may write it"), "{failure}");
     }
 
     #[test]
     fn a_change_of_the_file_holds_at_once_and_a_malformed_one_changes_nothing() {
         let (_directory, path) = file("[role.auditor]\nusers = ['4001']");
-        let roles = Roles::load(path.clone()).unwrap();
+        let roles = Roles::load_by(path.clone(), Box::new(read), PATIENCE);
         let user = peer(4001, 1, &[]);
         assert!(roles.refresh().is_none());
         fs::write(&path, "[role.auditor]\nusers = ['4001']\n[role.no-crypto-admin]\nusers = ['4001']")
@@ -321,6 +417,56 @@ mod tests {
         roles.refresh().unwrap().unwrap();
         assert!(privileges(&roles, &user).is_empty() && roles.problem().is_none());
         assert!(roles.refresh().is_none());
+    }
+
+    #[test]
+    fn a_file_that_becomes_usable_by_itself_comes_into_force() {
+        let (_directory, path) = file(ROLES);
+        let known = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let is_known = Arc::clone(&known);
+        let read = move |path: &Path| match is_known.load(std::sync::atomic::Ordering::Relaxed) {
+            true => read(path),
+            false => (read(path).0, Err("there is no user 'carol'".into())),
+        };
+        let roles = Roles::load_by(path, Box::new(read), PATIENCE);
+        refused(&roles);
+        assert!(roles.refresh().is_none(), "it is said once");
+        known.store(true, std::sync::atomic::Ordering::Relaxed);
+        roles.0.state().retry = Some(Instant::now());
+        roles.refresh();
+        let state =
+            roles.0.was_read.wait_timeout_while(roles.0.state(), PATIENCE, |state| state.reading.is_some());
+        drop(state);
+        assert_eq!(privileges(&roles, &peer(4001, 1, &[])), Privilege::ALL);
+        assert!(roles.problem().is_none());
+        roles.refresh().unwrap().unwrap();
+    }
+
+    #[test]
+    fn a_name_service_that_does_not_answer_keeps_nobody_waiting() {
+        let (_directory, path) = file(ROLES);
+        let (go_on, wait) = std::sync::mpsc::channel::<()>();
+        let wait = Mutex::new(wait);
+        let read = move |path: &Path| {
+            let _ = wait.lock().unwrap().recv();
+            read(path)
+        };
+        let roles = Roles::load_by(path, Box::new(read), Duration::ZERO);
+        for _ in 0..1000 {
+            assert!(roles.refresh().is_none());
+            assert_eq!(privileges(&roles, &peer(0, 0, &[])), Privilege::ALL);
+        }
+        let problem = roles.problem().unwrap();
+        assert!(
+            problem.contains("looked for for ") && problem.ends_with("only root may do anything"),
+            "{problem}"
+        );
+        drop(go_on);
+        let state =
+            roles.0.was_read.wait_timeout_while(roles.0.state(), PATIENCE, |state| state.reading.is_some());
+        drop(state);
+        assert_eq!(privileges(&roles, &peer(4001, 1, &[])), Privilege::ALL);
+        assert!(roles.problem().is_none());
     }
 
     #[test]

@@ -7,9 +7,10 @@ use serde_json::{Value, json};
 use ublk_targets::device;
 
 use super::Daemon;
-use super::authorise::{Caller, Privilege, Rule};
+use super::authorise::{Caller, Rule};
 use super::events::Action;
 use super::key_servers::named;
+use super::privilege::Privilege;
 use crate::control::{
     DaemonCalls, Failure, FailureKind, Interface, Nothing, Peer, Secrets, Service, Version,
 };
@@ -27,6 +28,7 @@ impl Service for Daemon {
         let result = caller
             .require(rule.privilege, &format!("'{}'", rule.verb))
             .and_then(|()| self.carry_out(call, secrets, &caller, &mut action));
+        // What fails for another reason than the caller's privileges is of another kind.
         let was_refused = matches!(&result, Err(failure) if failure.kind == FailureKind::NotPermitted);
         if rule.privilege != Privilege::Look || was_refused {
             self.recorder.record(&action, &result);
@@ -89,7 +91,12 @@ impl Daemon {
                 reply(self.kek_change(&call.provider, &call.kek_id, KekChange::Destroy))
             }
             Calls::Create(call) => reply(self.create(&call, action)),
-            Calls::Open(call) => reply(self.open(&call, caller, action)),
+            Calls::Open(call) => {
+                if call.options.tunes() {
+                    caller.require(Privilege::Tune, "'open' with an option that tunes the device")?;
+                }
+                reply(self.open(&call, caller, action))
+            }
             Calls::OpenTarget(call) => reply(self.open_target(&call)),
             Calls::Close(call) => reply(self.close(&call.volume, action)),
             Calls::List(_) => reply(self.list()),

@@ -14,6 +14,7 @@ use crate::control::{
     self, Counters, Create, Failure, FailureKind, RecoveryAdded, RecoveryRemoved, TargetKind, Volume,
     VolumeState, Volumes,
 };
+use crate::failures::of_volume;
 use crate::luks::{self, FormatOptions, Header, Place, Token};
 use crate::name::Name;
 use crate::provider::KeyProvider;
@@ -291,14 +292,6 @@ fn kek_notice(header: &Header, provider: &dyn KeyProvider) -> Option<String> {
     Some(format!(
         "KEK {kek_id} of key provider {name} is {state}: have another one wrap the volume's key with 'blkseal rekey --kek'"
     ))
-}
-
-/// Makes an error the failure of an action on the volume `name`.
-pub(super) fn of_volume<E: Into<Failure>>(name: &Name) -> impl Fn(E) -> Failure {
-    move |error| {
-        let failure = error.into();
-        Failure { message: format!("volume {name}: {failure}"), ..failure }
-    }
 }
 
 /// Where a volume is said to be.

@@ -11,9 +11,9 @@ use std::time::Duration;
 use ublk_targets::secret::Dek;
 
 use super::process::Process;
-use super::volumes::of_volume;
 use crate::control::worker::{GetReport, Job, Report, Serve};
 use crate::control::{self, Client, Failure, FailureKind, Peer, SecretFd};
+use crate::failures::of_volume;
 use crate::volume::Unverified;
 
 /// How long a new worker may take until its device serves: longer than ublk's control commands may.

@@ -80,7 +80,7 @@ fn bad_key_server_settings_are_refused_and_change_nothing() {
         (ProviderAddKmip { user: Some("me".into()), ..good.clone() }, invalid, "password file"),
         (ProviderAddKmip { key: "host.key".into(), ..good.clone() }, invalid, "host.key"),
         (ProviderAddKmip { key: pki.path("none"), ..good.clone() }, FailureKind::NoInput, "none"),
-        (ProviderAddKmip { key: exposed, ..good.clone() }, FailureKind::NotPermitted, "mode 644"),
+        (ProviderAddKmip { key: exposed, ..good.clone() }, FailureKind::Config, "mode 644"),
         (ProviderAddKmip { ca: Some(pki.key("host")), ..good.clone() }, FailureKind::BadData, "host.key"),
         (good.clone(), FailureKind::Locked, &good.servers[0]),
     ];
@@ -91,7 +91,7 @@ fn bad_key_server_settings_are_refused_and_change_nothing() {
             failure.message.contains(named) && is_one_line(&failure),
             "'{failure}' does not name {named}"
         );
-        if matches!(kind, FailureKind::Locked | FailureKind::NotPermitted | FailureKind::Exists) {
+        if matches!(kind, FailureKind::Locked | FailureKind::Config | FailureKind::Exists) {
             assert!(failure.hint.is_some(), "nobody is told what to do: {failure}");
         }
     }

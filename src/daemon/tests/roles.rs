@@ -117,15 +117,44 @@ fn a_malformed_file_keeps_the_old_roles_and_the_status_says_so() {
 }
 
 #[test]
-fn a_daemon_does_not_start_on_a_malformed_file() {
-    let host = Host::with_roles("[role.fliers]\nprivileges = ['fly']");
-    let failure = Daemon::new(options(host.directory.path()), KdfCost::DEFAULT).err().unwrap();
-    assert_eq!(failure.kind, FailureKind::Config);
-    assert!(
-        failure.message.contains("etc/roles.toml cannot be used: line 2: unknown variant `fly`"),
-        "{failure}"
-    );
-    assert!(failure.hint.unwrap().contains("docs/ROLES.md"));
+fn a_daemon_starts_on_a_malformed_file_and_serves_root_alone() {
+    let mut host = Host::with_roles("[role.fliers]\nprivileges = ['fly']\nusers = ['4001']");
+    host.restart();
+    assert_eq!(host.call(&List {}).unwrap().volumes.len(), 1);
+    host.refuses(OPERATOR, &[], &List {}, "look");
+    let problems = host.call(&GetVersion {}).unwrap().problems;
+    let said = "etc/roles.toml cannot be used: line 2: unknown variant `fly`";
+    assert!(problems.len() == 1 && problems[0].contains(said), "{problems:?}");
+    assert!(problems[0].ends_with("; until it can, only root may do anything"), "{problems:?}");
+    host.set_roles(ROLES);
+    if let Some(answer) = host.call_as(OPERATOR, &[], &List {}) {
+        answer.unwrap();
+    }
+    assert!(host.call(&GetVersion {}).unwrap().problems.is_empty());
+}
+
+#[test]
+fn to_tune_a_device_takes_a_privilege_of_its_own() {
+    let host = Host::with_roles(ROLES);
+    let tuned: [fn(&mut DeviceOptions); 7] = [
+        |o| o.queues = Some(2),
+        |o| o.threads = Some(2),
+        |o| o.depth = Some(2),
+        |o| o.max_io_bytes = Some(4096),
+        |o| o.spin_us = Some(1),
+        |o| o.cpu_path = Some("portable".into()),
+        |o| o.allow_discards = true,
+    ];
+    for tune in tuned {
+        let mut open = Open { volume: "vol".into(), ..open_nothing() };
+        tune(&mut open.options);
+        host.refuses(OPERATOR, &[], &open, "tune");
+    }
+    let mut open = Open { volume: "vol".into(), ..open_nothing() };
+    open.options.read_only = true;
+    if let Some(answer) = host.call_as(OPERATOR, &[], &open) {
+        answer.unwrap();
+    }
 }
 
 fn open_nothing() -> Open {

@@ -9,6 +9,7 @@ use ublk_targets::secret::SecretError;
 
 use crate::control::{Failure, FailureKind};
 use crate::luks::LuksError;
+use crate::name::Name;
 use crate::provider::ProviderError;
 use crate::provider::kmip::ConfigError;
 use crate::volume::VolumeError;
@@ -19,10 +20,19 @@ fn failure(kind: FailureKind, error: &dyn std::error::Error, hint: Option<&str>)
     Failure { hint, ..Failure::from_error(kind, error) }
 }
 
+/// Makes an error the failure of an action on the volume `name`.
+pub(crate) fn of_volume<E: Into<Failure>>(name: &Name) -> impl Fn(E) -> Failure {
+    move |error| {
+        let failure = error.into();
+        Failure { message: format!("volume {name}: {failure}"), ..failure }
+    }
+}
+
 fn of_io(error: &io::Error) -> FailureKind {
     match error.kind() {
         io::ErrorKind::NotFound => FailureKind::NoInput,
-        io::ErrorKind::PermissionDenied => FailureKind::NotPermitted,
+        // The daemon is root: the system keeps it from that, not a role.
+        io::ErrorKind::PermissionDenied => FailureKind::System,
         io::ErrorKind::ResourceBusy => FailureKind::Busy,
         io::ErrorKind::AlreadyExists => FailureKind::Exists,
         _ => FailureKind::Io,
@@ -79,7 +89,7 @@ impl From<LuksError> for Failure {
             LuksError::WrongKey(_) | LuksError::WrongPassphrase(_) => Kind::WrongKey,
             LuksError::NoSuchSlot { .. } => Kind::NotFound,
             LuksError::Library { .. } => Kind::Io,
-            LuksError::Permission { .. } => Kind::NotPermitted,
+            LuksError::Permission { .. } => Kind::System,
             LuksError::Io { source, .. } => of_io(source),
         };
         failure(kind, &error, error.hint())
@@ -97,14 +107,14 @@ impl From<ProviderError> for Failure {
             ProviderError::Locked(_) | ProviderError::Unreachable { .. } => Kind::Locked,
             ProviderError::KekGone { .. } => Kind::NotFound,
             ProviderError::KekUnusable { state, .. } if state.is_destroyed() => Kind::NotFound,
-            ProviderError::KekUnusable { .. } | ProviderError::Refused { .. } => Kind::NotPermitted,
+            ProviderError::KekUnusable { .. } | ProviderError::Refused { .. } => Kind::Refused,
             ProviderError::KekNotActive { .. } | ProviderError::KekChange { .. } => Kind::InvalidArgument,
             ProviderError::Kmip { source, .. } => of_kmip_settings(source),
             ProviderError::NothingToUnlock(_) => Kind::InvalidArgument,
             ProviderError::WrongSecret(_) => Kind::WrongKey,
             ProviderError::Damaged { .. } => Kind::Config,
             ProviderError::KeksDiffer { .. } => Kind::BadData,
-            ProviderError::Permission { .. } => Kind::NotPermitted,
+            ProviderError::Permission { .. } => Kind::System,
             ProviderError::File { source, .. } => of_io(source),
             ProviderError::Derivation(_) | ProviderError::Wrap(_) | ProviderError::Secret(_) => Kind::System,
         };
@@ -117,7 +127,7 @@ fn of_kmip_settings(error: &ConfigError) -> FailureKind {
         ConfigError::Setting(_) => FailureKind::InvalidArgument,
         ConfigError::File { source, .. } => of_io(source),
         ConfigError::Content { .. } => FailureKind::BadData,
-        ConfigError::Exposed { .. } | ConfigError::Owner { .. } => FailureKind::NotPermitted,
+        ConfigError::Exposed { .. } | ConfigError::Owner { .. } => FailureKind::Config,
         ConfigError::Memory(_) => FailureKind::System,
     }
 }
