@@ -61,8 +61,14 @@ impl From<VolumeError> for Failure {
 
 impl From<LuksError> for Failure {
     fn from(error: LuksError) -> Self {
+        Self::from(&error)
+    }
+}
+
+impl From<&LuksError> for Failure {
+    fn from(error: &LuksError) -> Self {
         use FailureKind as Kind;
-        let kind = match &error {
+        let kind = match error {
             LuksError::Memory(_) => Kind::System,
             LuksError::Missing(_) => Kind::NoInput,
             LuksError::SectorSize(_)
@@ -92,7 +98,7 @@ impl From<LuksError> for Failure {
             LuksError::Permission { .. } => Kind::System,
             LuksError::Io { source, .. } => of_io(source),
         };
-        failure(kind, &error, error.hint())
+        failure(kind, error, error.hint())
     }
 }
 

@@ -9,7 +9,7 @@ use super::keks::kek_id;
 use super::privilege::Privilege;
 use super::volumes::{place, tell};
 use crate::control::{Adopt, Failure, FailureKind, Nothing, Volume};
-use crate::luks::{self, Header, LuksError, TokenError};
+use crate::luks::{Header, LuksError, TokenError};
 use crate::name::Name;
 use crate::volume::{self, Known, VolumeError};
 
@@ -66,8 +66,9 @@ impl Daemon {
     /// Whether the volume's token is gone, as where a release was cut off before this host forgot the volume.
     fn was_released(&self, name: &Name) -> bool {
         let known = self.volumes().get(name).cloned();
-        let header = known.map(|known| luks::open(&known.place()));
-        matches!(header, Some(Err(LuksError::Token { source: TokenError::Missing, .. })))
+        let header = known.and_then(|known| self.looked(&known.place()).ok());
+        let error = header.and_then(Result::err);
+        matches!(error.as_deref(), Some(LuksError::Token { source: TokenError::Missing, .. }))
     }
 }
 

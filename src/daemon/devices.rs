@@ -20,7 +20,7 @@ use super::volumes::{place, tell};
 use crate::atomic_file;
 use crate::control::worker::{Job, Report};
 use crate::control::{DeviceOptions, Failure, FailureKind, Nothing, Open, OpenTarget, TargetKind, Volume};
-use crate::luks::{self, Header};
+use crate::luks::Header;
 use crate::name::Name;
 use crate::volume::{self, Known, State, Unverified, VolumeError};
 
@@ -108,7 +108,7 @@ impl Daemon {
         Path::new(text).is_absolute()
             && !self.devices().contains_key(name)
             && known
-                .is_some_and(|known| luks::open(&known.place()).is_ok_and(|header| header.uuid != known.uuid))
+                .is_some_and(|known| self.look(&known.place()).is_ok_and(|header| header.uuid != known.uuid))
     }
 
     /// Gives a volume that this host does not know yet a name.
@@ -117,7 +117,7 @@ impl Daemon {
         if !path.is_absolute() {
             return Err(VolumeError::Unknown(call.volume.clone()).into());
         }
-        let header = luks::open(&place(path, call.header.as_deref())?)?;
+        let header = self.look(&place(path, call.header.as_deref())?)?;
         let from_label = || header.label.as_deref().and_then(|label| label.parse().ok());
         let name = call.name.clone().or_else(from_label);
         let name = name.ok_or_else(|| VolumeError::Unnamed(path.to_owned()))?;

@@ -1,12 +1,12 @@
 //! What the daemon does with KEKs, and which volumes need them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Daemon;
 use super::events::Action;
 use super::providers::{provider_name, some_of};
 use crate::control::{Failure, FailureKind, Kek, KekCreate, KekState, Keks};
-use crate::luks;
+use crate::luks::Header;
 use crate::name::Name;
 use crate::provider::kmip::date;
 use crate::provider::{self, KekChange, KekId, KekInfo, KeyProvider, ProviderName};
@@ -21,7 +21,7 @@ impl Daemon {
             Some(name) => vec![provider_name(name)?],
             None => self.providers().list().into_iter().map(|summary| summary.name).collect(),
         };
-        let mut uses = self.uses();
+        let mut uses = self.uses(&self.headers());
         let mut answer = Keks { keks: Vec::new(), problems: Vec::new() };
         for provider in &names {
             match self.keks_of(provider, &mut uses) {
@@ -53,7 +53,8 @@ impl Daemon {
         let (name, id) = (provider_name(name)?, kek_id(id)?);
         let provider = self.providers().get(&name)?;
         let info = provider.kek(&id)?;
-        Ok(Teller::new(&*provider)?.tell(&id, Some(&info), self.users_of(name, &id)))
+        let volumes = self.users_of(name, &id, &self.headers());
+        Ok(Teller::new(&*provider)?.tell(&id, Some(&info), volumes))
     }
 
     pub(super) fn kek_create(&self, call: &KekCreate, action: &mut Action) -> Result<Kek, Failure> {
@@ -68,9 +69,11 @@ impl Daemon {
     pub(super) fn kek_change(&self, name: &Name, id: &str, change: KekChange) -> Result<Kek, Failure> {
         let (name, id) = (provider_name(name)?, kek_id(id)?);
         let provider = self.providers().get(&name)?;
+        // Before, for a disk that does not answer keeps nobody from wrapping.
+        let headers = self.headers();
         let _nobody_wraps =
             (change == KekChange::Destroy).then(|| self.wrapping.forbid(&name)).transpose()?;
-        let volumes = self.users_of(name.clone(), &id);
+        let volumes = self.users_of(name.clone(), &id, &headers);
         if change == KekChange::Destroy && !volumes.is_empty() {
             let message = format!("KEK {id} of key provider {name} wraps the keys of {}", some_of(&volumes));
             return Err(Failure::new(FailureKind::Busy, message)
@@ -83,13 +86,13 @@ impl Daemon {
     }
 
     /// The known volumes whose DEK is wrapped by this KEK.
-    fn users_of(&self, provider: ProviderName, id: &KekId) -> Vec<Name> {
-        self.uses().remove(&(provider, id.clone())).unwrap_or_default()
+    fn users_of(&self, provider: ProviderName, id: &KekId, headers: &BTreeMap<Name, Header>) -> Vec<Name> {
+        self.uses(headers).remove(&(provider, id.clone())).unwrap_or_default()
     }
 
-    /// The known volumes whose DEK is wrapped by any KEK of this provider.
-    pub(super) fn volumes_of(&self, provider: &ProviderName) -> Vec<Name> {
-        let uses = self.uses();
+    /// The known volumes whose DEK is wrapped by any KEK of this provider; `headers` are as [`Daemon::headers`] gave them.
+    pub(super) fn volumes_of(&self, provider: &ProviderName, headers: &BTreeMap<Name, Header>) -> Vec<Name> {
+        let uses = self.uses(headers);
         let of_provider = uses.iter().filter(|((other, _), _)| other == provider);
         let mut volumes: Vec<Name> = of_provider.flat_map(|(_, volumes)| volumes.clone()).collect();
         volumes.sort();
@@ -98,21 +101,24 @@ impl Daemon {
 
     /// The KEKs of this provider that wrap the DEK of a known volume.
     pub(super) fn keks_in_use(&self, provider: &ProviderName) -> Vec<KekId> {
-        self.uses().into_keys().filter(|(other, _)| other == provider).map(|(_, id)| id).collect()
+        self.uses(&self.headers())
+            .into_keys()
+            .filter(|(other, _)| other == provider)
+            .map(|(_, id)| id)
+            .collect()
     }
 
-    /// Which KEK each known volume needs: what its header says, or, where that cannot be read, what it said last.
-    fn uses(&self) -> Uses {
-        let known: Vec<_> =
-            self.volumes().iter().map(|(name, known)| (name.clone(), known.clone())).collect();
+    /// Which KEK each known volume needs: what its header says, and, should the header have changed since it was looked at, or
+    /// not be to be had, what it said last.
+    fn uses(&self, headers: &BTreeMap<Name, Header>) -> Uses {
         let mut uses = Uses::new();
-        for (name, known) in known {
-            let header = luks::open(&known.place()).ok().filter(|header| header.uuid == known.uuid);
-            let needed = match header {
-                Some(header) => (header.token.provider, header.token.kek_id),
-                None => (known.provider, known.kek_id),
-            };
-            uses.entry(needed).or_default().push(name);
+        for (name, known) in self.volumes().iter() {
+            let header = headers.get(name).filter(|header| header.uuid == known.uuid);
+            let seen = header.map(|header| (header.token.provider.clone(), header.token.kek_id.clone()));
+            let remembered = (known.provider.clone(), known.kek_id.clone());
+            for needed in BTreeSet::from_iter(seen.into_iter().chain([remembered])) {
+                uses.entry(needed).or_default().push(name.clone());
+            }
         }
         uses
     }

@@ -7,6 +7,8 @@
 //! | `authorise`, `privilege`, `roles` | who may call what: the rules, what they ask for, and `roles.toml` |
 //! | `providers`, `volumes`, `devices`, `rekey`, `adopt` | what the calls do |
 //! | `key_servers`, `provider_set`, `keks` | the same for KMIP providers, and for KEKs |
+//! | `looks` | questions to disks and workers that may hang, without waiting for them |
+//! | `headers` | volumes' headers, looked at through those |
 //! | `ages` | KEKs that get too old to be kept |
 //! | `supervise` | workers that died are replaced, workers that an earlier daemon started are adopted |
 //! | `worker`, `process` | a worker as seen from here |
@@ -24,10 +26,12 @@ mod authorise;
 mod devices;
 mod event_log;
 mod events;
+mod headers;
 mod history;
 mod keks;
 mod key_servers;
 mod links;
+mod looks;
 mod options;
 mod privilege;
 mod process;
@@ -51,6 +55,7 @@ pub use options::Options;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -66,6 +71,7 @@ use ublk_targets::secret::process as own_process;
 use crate::control::worker::{Job, Report};
 use crate::control::{self, Client, Failure, FailureKind};
 use crate::logging;
+use crate::luks::{self, Place};
 use crate::name::Name;
 use crate::provider::kmip::Observer;
 use crate::provider::native::KdfCost;
@@ -74,6 +80,8 @@ use ages::Ages;
 use devices::Device;
 use event_log::Bounds;
 use events::{Action, Recorder};
+use headers::Looked;
+use looks::Looks;
 use process::Process;
 use roles::Roles;
 use turns::Turns;
@@ -115,6 +123,10 @@ struct Daemon {
     providers: provider::Registry,
     volumes: Mutex<volume::Registry>,
     devices: Mutex<BTreeMap<Name, Device>>,
+    /// Headers as they were when somebody looked at them last.
+    headers: Looks<Place, Looked>,
+    /// What workers say of themselves, by their sockets.
+    reports: Looks<PathBuf, Option<Report>>,
     /// The volumes without a device that are to get one.
     wishes: Mutex<BTreeMap<Name, Wish>>,
     waiting: Waiting,
@@ -136,6 +148,10 @@ impl Daemon {
             observer,
             volumes: Mutex::new(volume::Registry::load(&options.state_dir)?),
             devices: Mutex::default(),
+            headers: headers::looks(headers::LOOK_LIMIT, luks::look),
+            reports: Looks::new(headers::LOOK_LIMIT, |socket: &PathBuf| {
+                worker::ask(socket).ok().map(|(report, _)| report)
+            }),
             wishes: Mutex::default(),
             waiting: Waiting::default(),
             start_worker: worker::start,

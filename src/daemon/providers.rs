@@ -45,9 +45,10 @@ impl Daemon {
 
     pub(super) fn provider_remove(&self, name: &Name) -> Result<Nothing, Failure> {
         let name = provider_name(name)?;
+        let headers = self.headers();
         // Whoever chose it to wrap a DEK has made the volume known by the time that this is held.
         let _nobody_wraps = self.wrapping.forbid(&name)?;
-        let volumes = self.volumes_of(&name);
+        let volumes = self.volumes_of(&name, &headers);
         if !volumes.is_empty() {
             let message = format!("key provider {name} is needed by {}", some_of(&volumes));
             return Err(

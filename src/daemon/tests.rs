@@ -3,6 +3,7 @@
 mod adopt;
 mod cluster;
 mod events;
+mod hung;
 mod keks;
 mod kept;
 mod key_servers;
@@ -128,12 +129,21 @@ fn options(directory: &std::path::Path) -> Options {
 }
 
 fn start_daemon(directory: &std::path::Path) -> Client {
+    start_daemon_with(directory, |_| {})
+}
+
+/// A daemon of which `change` has changed parts.
+fn start_daemon_with(directory: &std::path::Path, change: impl FnOnce(&mut Daemon)) -> Client {
     let options = options(directory);
     let socket = options.socket();
     let _ = fs::remove_file(&socket); // a daemon of this process cannot be stopped, but forgotten
     let listener: UnixListener = control::bind(&socket, SOCKET_MODE).unwrap();
     let daemon = Daemon::new(options, KdfCost::new(8, 1, 1).unwrap()).unwrap();
-    let daemon = Arc::new(Daemon { start_worker: start_stand_in, ..daemon });
+    // A loaded machine may take its time.
+    let headers = headers::looks(Duration::from_secs(60), luks::look);
+    let mut daemon = Daemon { start_worker: start_stand_in, headers, ..daemon };
+    change(&mut daemon);
+    let daemon = Arc::new(daemon);
     daemon.take_over();
     std::thread::spawn(move || control::serve(&daemon, &listener));
     Client::connect(&socket).unwrap()

@@ -1,6 +1,6 @@
 //! What the daemon does with volumes, open or not: make them, look at them, keep their recovery passphrases.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use ublk_targets::secret::{DEK_LEN, Secret};
@@ -8,8 +8,10 @@ use ublk_targets::secret::{DEK_LEN, Secret};
 use super::Daemon;
 use super::devices::Device;
 use super::events::Action;
+use super::headers::Seen;
 use super::keks::kek_id;
-use super::worker;
+use super::looks::Answer;
+use crate::control::worker::Report;
 use crate::control::{
     self, Counters, Create, Failure, FailureKind, RecoveryAdded, RecoveryRemoved, TargetKind, Volume,
     VolumeState, Volumes,
@@ -78,7 +80,7 @@ impl Daemon {
     pub(super) fn list(&self) -> Result<Volumes, Failure> {
         let mut names: BTreeSet<Name> = self.volumes().iter().map(|(name, _)| name.clone()).collect();
         names.extend(self.devices().keys().cloned());
-        Ok(Volumes { volumes: names.iter().map(|name| self.volume(name)).collect() })
+        Ok(Volumes { volumes: self.tell_of(&Vec::from_iter(names)) })
     }
 
     pub(super) fn status(&self, text: &str) -> Result<Volume, Failure> {
@@ -125,17 +127,19 @@ impl Daemon {
     pub(super) fn header_of(&self, name: &Name) -> Result<Header, Failure> {
         let known = self.volumes().get(name).cloned();
         let known = known.ok_or_else(|| VolumeError::Unknown(name.to_string()))?;
-        let header = luks::open(&known.place())?;
-        if header.uuid != known.uuid {
-            return Err(VolumeError::Replaced { name: name.clone(), backing: known.backing }.into());
+        let is_its = |header: Header| match header.uuid == known.uuid {
+            true => Ok(header),
+            false => Err(VolumeError::Replaced { name: name.clone(), backing: known.backing.clone() }),
+        };
+        let mut header = is_its(self.look(&known.place())?)?;
+        if header.damaged.is_some() {
+            // Whoever is about to work with it has both copies to go by.
+            header = is_its(luks::open(&known.place())?)?;
         }
-        if let Some(notice) = repair_notice(&header) {
+        if let Some(notice) = copy_notice(&header) {
             log::warn!("volume {name}: {notice}");
         }
-        // Another host may have changed its KEK.
-        if let Err(error) = self.volumes().update(name, &header) {
-            log::warn!("volume {name}: {error}");
-        }
+        self.remember(name, &header);
         Ok(header)
     }
 
@@ -166,29 +170,61 @@ impl Daemon {
 
     /// Everything that can be told of a volume or device.
     pub(super) fn volume(&self, name: &Name) -> Volume {
-        let device = self.devices().get(name).cloned();
-        let known = self.volumes().get(name).cloned();
+        self.tell_of(std::slice::from_ref(name)).pop().unwrap_or_else(|| unknown(name))
+    }
+
+    /// Everything that can be told of these volumes and devices by now: the disks and workers that do not answer are waited for
+    /// together, and not for long.
+    fn tell_of(&self, names: &[Name]) -> Vec<Volume> {
+        let deadline = self.headers.deadline();
+        let known: Vec<(Name, Known)> = {
+            let volumes = self.volumes();
+            names.iter().filter_map(|name| Some((name.clone(), volumes.get(name)?.clone()))).collect()
+        };
+        let open: Vec<Device> = {
+            let devices = self.devices();
+            names.iter().filter_map(|name| devices.get(name).cloned()).collect()
+        };
+        let asked = self.reports.ask(open.iter().map(|device| device.report.job.socket.clone()));
+        let seen = self.look_at(&known, deadline);
+        let reports = self.reports.answers(&asked, deadline);
+        let mut seen: BTreeMap<Name, (Known, Seen)> =
+            known.into_iter().zip(seen).map(|((name, known), seen)| (name, (known, seen))).collect();
+        let mut open: BTreeMap<Name, (Device, Option<Counters>)> =
+            open.into_iter().zip(reports).map(with_counters).collect();
+        names.iter().map(|name| self.told(name, seen.remove(name), open.remove(name))).collect()
+    }
+
+    fn told(
+        &self,
+        name: &Name,
+        seen: Option<(Known, Seen)>,
+        open: Option<(Device, Option<Counters>)>,
+    ) -> Volume {
         let wish = self.wishes().get(name).cloned();
         let mut volume = unknown(name);
-        if let Some(known) = &known {
+        let mut of_header = None;
+        if let Some((known, seen)) = seen {
             volume.uuid = Some(known.uuid);
-            volume.backing = Some(known.backing.clone());
-            volume.header.clone_from(&known.header);
+            volume.backing = Some(known.backing);
+            volume.header = known.header;
             volume.provider = Some(known.provider.to_string());
             volume.kek_id = Some(known.kek_id.to_string());
-            match self.header_of(name) {
-                Ok(header) => self.fill_in_header(&mut volume, &header),
-                Err(failure) => volume.problem = Some(failure.message),
+            if let Some(header) = &seen.header {
+                self.fill_in_header(&mut volume, header);
             }
+            of_header = seen.problem.map(|failure| failure.message);
         }
-        match (device, wish) {
-            (Some(device), _) => self.fill_in_device(&mut volume, &device),
+        match (open, wish) {
+            (Some((device, counters)), _) => self.fill_in_device(&mut volume, &device, counters),
             (None, Some(wish)) => {
                 volume.wanted = true;
                 set_state(&mut volume, State::Locked(wish.why));
             }
             (None, None) => {}
         }
+        volume.problem =
+            volume.problem.into_iter().chain(of_header).reduce(|one, two| format!("{one}; {two}"));
         volume
     }
 
@@ -206,10 +242,10 @@ impl Daemon {
     pub(super) fn notice(&self, header: &Header) -> Option<String> {
         let provider = self.providers().get(&header.token.provider).ok();
         let of_kek = provider.and_then(|provider| kek_notice(header, &*provider));
-        repair_notice(header).into_iter().chain(of_kek).reduce(|one, two| format!("{one}; {two}"))
+        copy_notice(header).into_iter().chain(of_kek).reduce(|one, two| format!("{one}; {two}"))
     }
 
-    fn fill_in_device(&self, volume: &mut Volume, device: &Device) {
+    fn fill_in_device(&self, volume: &mut Volume, device: &Device, counters: Option<Counters>) {
         let job = &device.report.job;
         volume.target = job.target;
         volume.backing.clone_from(&job.backing);
@@ -232,19 +268,18 @@ impl Daemon {
             spin_us: job.spin_us,
             discards: job.discards,
             read_only: job.read_only,
-            counters: counters(device),
+            counters,
         });
     }
 }
 
-fn counters(device: &Device) -> Option<Counters> {
-    match worker::ask(&device.report.job.socket) {
-        Ok((report, _)) => Some(report.counters),
-        Err(failure) => {
-            log::debug!("no counters of volume {}: {failure}", device.report.job.name);
-            None
-        }
-    }
+/// An open device by its name, with what its worker has done, if that answers.
+fn with_counters((device, answer): (Device, Answer<Option<Report>>)) -> (Name, (Device, Option<Counters>)) {
+    let counters = match answer {
+        Answer::Now(report) => report.map(|report| report.counters),
+        Answer::Late(_) => None,
+    };
+    (device.report.job.name.clone(), (device, counters))
 }
 
 /// A volume of which only the name is known.
@@ -279,10 +314,15 @@ fn set_state(volume: &mut Volume, state: State) {
     };
 }
 
-fn repair_notice(header: &Header) -> Option<String> {
+/// That one of the header's two copies was found damaged.
+fn copy_notice(header: &Header) -> Option<String> {
+    let (copy, outcome) = match (header.repair, header.damaged) {
+        (Some(repair), _) => (repair.copy, "was damaged and has been repaired"),
+        (None, Some(copy)) => (copy, "is damaged; the next command that works with the volume repairs it"),
+        (None, None) => return None,
+    };
     let path = header.place.header_path().display();
-    let repair = header.repair?;
-    Some(format!("the {} copy of the LUKS2 header of {path} was damaged and has been repaired", repair.copy))
+    Some(format!("the {copy} copy of the LUKS2 header of {path} {outcome}"))
 }
 
 /// That a volume's key should be wrapped by another KEK, as far as that is known.

@@ -50,7 +50,7 @@ pub const CIPHER: &str = "aes-xts-plain64";
 pub const ATTACHED_DATA_OFFSET: u64 = 16 * 1024 * 1024;
 
 /// Where a volume's header is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Placement {
     /// On the backing, before the data.
     Attached,
@@ -59,7 +59,7 @@ pub enum Placement {
 }
 
 /// Where a volume is: its data, and its header.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
     /// The block device or regular file that holds the ciphertext.
     pub backing: PathBuf,

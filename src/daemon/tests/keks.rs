@@ -175,7 +175,7 @@ fn a_provider_is_kept_while_a_header_needs_it_whatever_was_known_before() {
     host.fails(&remove("spare"), FailureKind::Busy, "key provider spare is needed by 1 volume: vol");
     // While the header is away, what it said last counts.
     fs::rename(&backing, host.path("away")).unwrap();
-    host.fails(&remove("office"), FailureKind::Busy, "1 volume: vol");
+    host.fails(&remove("spare"), FailureKind::Busy, "1 volume: vol");
     fs::rename(host.path("away"), &backing).unwrap();
     host.call(&remove("office")).unwrap();
     host.fails(&remove("spare"), FailureKind::Busy, "1 volume: vol");
