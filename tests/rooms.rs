@@ -174,10 +174,14 @@ fn libraries_are_named_in_their_rooms_only() {
 #[test]
 fn the_data_plane_has_nothing_to_reach_the_network_or_headers_with() {
     let manifest = fs::read_to_string(root("ublk-targets/Cargo.toml")).unwrap();
-    let manifest: toml::Table = manifest.parse().unwrap();
+    let section = manifest.split("\n[").find_map(|section| section.strip_prefix("dependencies]\n")).unwrap();
+    let dependencies: BTreeSet<&str> = section
+        .lines()
+        .filter_map(|line| line.split(['.', ' ', '=']).next())
+        .filter(|name| !name.is_empty())
+        .collect();
     let known = ["aes", "io-uring", "libc", "libublk", "log", "nix", "serde", "smol", "thiserror"];
-    let dependencies: Vec<_> = manifest["dependencies"].as_table().unwrap().keys().collect();
-    assert_eq!(dependencies, known);
+    assert_eq!(dependencies, BTreeSet::from(known));
     for file in files(&root("ublk-targets/src")) {
         let code = code(&file);
         for reach in ["std::net", "smol::net", "std::process::Command", "UnixStream"] {
