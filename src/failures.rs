@@ -110,7 +110,10 @@ impl From<ProviderError> for Failure {
             | ProviderError::NoDefault
             | ProviderError::UnknownKek { .. } => Kind::NotFound,
             ProviderError::NameTaken(_) | ProviderError::Full { .. } => Kind::Exists,
-            ProviderError::Locked(_) | ProviderError::Unreachable { .. } => Kind::Locked,
+            ProviderError::Locked(_)
+            | ProviderError::Unreachable { .. }
+            | ProviderError::NotReplicated { .. } => Kind::Locked,
+            ProviderError::KekForeign { .. } => Kind::InvalidArgument,
             ProviderError::KekGone { .. } => Kind::NotFound,
             ProviderError::KekUnusable { state, .. } if state.is_destroyed() => Kind::NotFound,
             ProviderError::KekUnusable { .. } | ProviderError::Refused { .. } => Kind::Refused,

@@ -57,6 +57,9 @@ pub struct Kmip {
     /// How long a key may stay in the daemon's memory, as 90s, 30m, 12h, 7d [default: until it is locked]
     #[arg(long, value_name = "TIME", value_parser = values::duration)]
     max_age: Option<u64>,
+    /// Use keys, too, that another server of the cluster says it has not: they are lost with the one that has them
+    #[arg(long)]
+    allow_unreplicated: bool,
     /// Make it the default, which 'create' uses
     #[arg(long = "default")]
     make_default: bool,
@@ -95,6 +98,7 @@ impl Kmip {
             password_file: self.password_file,
             group: self.group,
             max_age: self.max_age,
+            allow_unreplicated: self.allow_unreplicated,
             make_default: self.make_default,
         };
         daemon.call_slow("asking the key servers", &call, &[])

@@ -62,6 +62,12 @@ pub struct Set {
     /// Let keys stay in the daemon's memory until the provider is locked
     #[arg(long, conflicts_with = "max_age")]
     no_max_age: bool,
+    /// Use keys, too, that another server of the cluster says it has not: they are lost with the one that has them
+    #[arg(long)]
+    allow_unreplicated: bool,
+    /// Use no such keys
+    #[arg(long, conflicts_with = "allow_unreplicated")]
+    require_replicated: bool,
 }
 
 impl Set {
@@ -82,11 +88,14 @@ impl Set {
             group,
             max_age,
             no_max_age,
+            allow_unreplicated,
+            require_replicated,
         } = self;
         let paths = [ca, certificate, key, password_file].into_iter().any(Option::is_some);
         let texts = [proxy, user, group].into_iter().any(Option::is_some);
         let lists = [servers, pins].into_iter().any(Option::is_some);
         let flags = *trust_on_first_use || *no_proxy || *no_user || *no_max_age;
+        let flags = flags || *allow_unreplicated || *require_replicated;
         paths || texts || lists || flags || max_age.is_some()
     }
 
@@ -116,6 +125,8 @@ impl Set {
             password_file: self.password_file,
             group: self.group,
             max_age: self.max_age.or_else(|| self.no_max_age.then_some(0)),
+            allow_unreplicated: (self.allow_unreplicated || self.require_replicated)
+                .then_some(self.allow_unreplicated),
         };
         daemon.call_slow("asking the key servers", &call, &[])
     }

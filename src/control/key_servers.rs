@@ -33,6 +33,9 @@ pub struct ProviderAddKmip {
     pub group: Option<String>,
     /// Seconds for which a KEK may stay in memory; none or 0 is until it is locked.
     pub max_age: Option<u64>,
+    /// Whether volumes' keys may be wrapped by a KEK that another server of the cluster says it has not.
+    #[serde(default)]
+    pub allow_unreplicated: bool,
     /// Whether it becomes the default.
     #[serde(default)]
     pub make_default: bool,
@@ -78,6 +81,8 @@ pub struct ProviderSet {
     pub group: Option<String>,
     /// Seconds for which a KEK may stay in memory; 0 is until it is locked.
     pub max_age: Option<u64>,
+    /// Whether volumes' keys may be wrapped by a KEK that another server of the cluster says it has not.
+    pub allow_unreplicated: Option<bool>,
 }
 
 /// The certificates that servers show, in the order in which they were asked for.

@@ -95,11 +95,14 @@ fn described(event: &KmipEvent) -> (Action, Result<(), Failure>) {
         KmipEvent::KeyFetched { id, server } => ("key fetch", Some(server), Some(id)),
         KmipEvent::KeyOutOfUse { id, server, .. } => ("key use", Some(server), Some(id)),
         KmipEvent::KeyDropped(id) => ("key drop", None, Some(id)),
+        KmipEvent::KeyNotReplicated { id, lacking } => ("key use", Some(lacking), Some(id)),
+        KmipEvent::KeyFromTheFuture { id, .. } => ("key list", None, Some(id)),
+        KmipEvent::KeysUnread { server, .. } => ("key list", Some(server), None),
     };
     let (server, kek_id) = (server.map(ToString::to_string), kek_id.map(ToString::to_string));
     let action = Action { server, kek_id, note: Some(event.to_string()), ..Action::own(verb) };
     let result = match event {
-        KmipEvent::ServerFailed { .. } | KmipEvent::AllFailed => {
+        KmipEvent::ServerFailed { .. } | KmipEvent::AllFailed | KmipEvent::KeysUnread { .. } => {
             Err(Failure::new(FailureKind::Locked, event.to_string()))
         }
         _ => Ok(()),
@@ -113,6 +116,7 @@ fn config(call: ProviderAddKmip) -> Result<KmipConfig, Failure> {
     config.proxy = proxy(call.proxy.as_deref(), None)?;
     (config.user, config.password_file) = (call.user, call.password_file);
     config.max_age = call.max_age.filter(|&seconds| seconds > 0);
+    config.allow_unreplicated = call.allow_unreplicated;
     if let Some(group) = call.group {
         config.group = group;
     }

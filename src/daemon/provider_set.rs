@@ -88,6 +88,7 @@ fn changed(mut config: KmipConfig, call: ProviderSet) -> Result<KmipConfig, Fail
     }
     config.password_file = call.password_file.or(config.password_file);
     config.group = call.group.unwrap_or(config.group);
+    config.allow_unreplicated = call.allow_unreplicated.unwrap_or(config.allow_unreplicated);
     config.max_age = call.max_age.or(config.max_age).filter(|&seconds| seconds > 0);
     Ok(config)
 }

@@ -93,6 +93,30 @@ pub enum ProviderError {
         /// Its state.
         state: KekState,
     },
+    /// The key is not one of this provider's, so that it is not blkseal's to change.
+    #[error("key {id} is not one of key provider {provider}: it is in {found}")]
+    KekForeign {
+        /// The provider that was asked.
+        provider: ProviderName,
+        /// The key.
+        id: KekId,
+        /// Where it is instead, in words.
+        found: String,
+    },
+    /// A server of the cluster has not the KEK that another one has, so that what it wraps would be lost with that one.
+    #[error(
+        "KEK {id} of key provider {provider} is not replicated: key server {server} has it, key server {lacking} says that it has not"
+    )]
+    NotReplicated {
+        /// The provider that was asked.
+        provider: ProviderName,
+        /// The KEK.
+        id: KekId,
+        /// The server that has it.
+        server: ServerAddress,
+        /// The first server that has it not.
+        lacking: ServerAddress,
+    },
     /// The KEK must not wrap.
     #[error("KEK {id} of key provider {provider} is {state}: only an active one wraps keys")]
     KekNotActive {
@@ -183,6 +207,12 @@ impl ProviderError {
             }
             Self::KeksDiffer { .. } => {
                 "the servers of a provider must be one cluster: have their administrator look, or use another KEK"
+            }
+            Self::KekForeign { .. } => {
+                "change it where it was made: by a provider with its object group, or at the key server"
+            }
+            Self::NotReplicated { .. } => {
+                "wait for the cluster to replicate, or see that both are servers of one; `blkseal provider set                  --allow-unreplicated` goes on without"
             }
             Self::KekUnusable { state, .. } if state.is_destroyed() => {
                 "only a recovery passphrase opens its volumes now"

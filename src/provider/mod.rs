@@ -131,7 +131,7 @@ pub struct KekInfo {
     pub id: KekId,
     /// What it may be used for.
     pub state: KekState,
-    /// When it was made, to the second.
+    /// When it was made, as far as its provider knows.
     pub created: SystemTime,
 }
 

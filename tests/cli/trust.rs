@@ -115,6 +115,9 @@ fn only_what_is_given_is_changed_and_what_can_be_without_is_taken_away() {
         settings(&["--no-proxy", "--no-user", "--no-max-age"]),
         ProviderSet { proxy: text(""), user: text(""), max_age: Some(0), ..unchanged() }
     );
+    for (flag, allowed) in [("--allow-unreplicated", true), ("--require-replicated", false)] {
+        assert_eq!(settings(&[flag]), ProviderSet { allow_unreplicated: Some(allowed), ..unchanged() });
+    }
 }
 
 fn unchanged() -> ProviderSet {
@@ -130,5 +133,6 @@ fn unchanged() -> ProviderSet {
         password_file: None,
         group: None,
         max_age: None,
+        allow_unreplicated: None,
     }
 }

@@ -16,11 +16,13 @@ static ALLOCATOR: WipingAllocator = WipingAllocator::new();
 
 mod disagree;
 mod failover;
+mod keys;
 mod life;
 mod memory;
 mod orphans;
 mod protocol;
 mod proxy;
+mod replicas;
 mod support;
 mod trust;
 mod unwell;

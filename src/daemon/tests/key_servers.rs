@@ -27,6 +27,7 @@ pub fn add(pki: &Pki, servers: &[String]) -> ProviderAddKmip {
         password_file: None,
         group: None,
         max_age: None,
+        allow_unreplicated: false,
         make_default: false,
     }
 }
@@ -44,6 +45,7 @@ fn set(name: &str) -> ProviderSet {
         password_file: None,
         group: None,
         max_age: None,
+        allow_unreplicated: None,
     }
 }
 

@@ -3,11 +3,12 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+use super::certificate::date;
 use super::health::Health;
 use super::session::{Dialer, Session};
-use super::{Fault, KmipConfig, ServerAddress, ServerError};
+use super::{ConfigError, Fault, KmipConfig, ServerAddress, ServerError};
 use crate::provider::{KekId, KekState, ProviderName};
 
 /// How often all servers are tried in one call.
@@ -64,6 +65,27 @@ pub enum KmipEvent {
     },
     /// A KEK was wiped from memory.
     KeyDropped(KekId),
+    /// A KEK wraps although a server has it not, as the settings allow.
+    KeyNotReplicated {
+        /// The KEK.
+        id: KekId,
+        /// The server that has it not.
+        lacking: ServerAddress,
+    },
+    /// An active KEK has a date that has not come yet, so that it does not count as the newest. Told once of each.
+    KeyFromTheFuture {
+        /// The KEK.
+        id: KekId,
+        /// When it was made, as it says.
+        created: SystemTime,
+    },
+    /// There are more keys than there was time to look at.
+    KeysUnread {
+        /// The server that was asked.
+        server: ServerAddress,
+        /// How many.
+        count: usize,
+    },
 }
 
 impl fmt::Display for KmipEvent {
@@ -84,6 +106,19 @@ impl fmt::Display for KmipEvent {
                 )
             }
             Self::KeyDropped(id) => write!(f, "KEK {id} wiped from memory"),
+            Self::KeyNotReplicated { id, lacking } => {
+                write!(f, "KEK {id} is used although key server {lacking} has it not")
+            }
+            Self::KeyFromTheFuture { id, created } => {
+                let date = date(*created);
+                write!(
+                    f,
+                    "KEK {id} says that it was made at {date}, which is to come: check the clocks; it does not count as the newest"
+                )
+            }
+            Self::KeysUnread { server, count } => {
+                write!(f, "key server {server} is too slow: {count} keys were not looked at")
+            }
         }
     }
 }
@@ -101,6 +136,9 @@ pub(super) enum ClusterError {
     /// No server does it, and not each of them decided so; each with its last failure.
     NoServer(Vec<ServerError>),
 }
+
+/// What one server makes of what it was asked.
+pub(super) type Opinion<T> = (ServerAddress, Result<T, Fault>);
 
 /// The servers of a provider.
 pub(super) struct Cluster {
@@ -172,24 +210,25 @@ impl Cluster {
         Err(ClusterError::NoServer(failures))
     }
 
-    /// What another server than `than` makes of `work`. One is asked, once; none where it does not answer.
-    pub fn second_opinion<T>(
+    /// What each other server than `than` that has not failed lately makes of `work`, asked once.
+    pub fn others<T>(
         &self,
         than: &ServerAddress,
         work: impl Fn(&mut Session<'_>) -> Result<T, Fault>,
-    ) -> Option<(T, ServerAddress)> {
-        let first = self.config.servers.iter().position(|server| server == than)?;
-        let second = self.health().other(first, Instant::now())?;
-        let server = &self.config.servers[second];
-        let dialer = Dialer::new(&self.config, Instant::now() + self.config.limits.call()).ok()?;
-        match dialer.session(server).and_then(|mut session| work(&mut session)) {
-            Ok(done) => Some((done, server.clone())),
-            Err(fault) if fault.is_ours() => None,
-            Err(fault) => {
-                self.failed(second, fault);
-                None
-            }
-        }
+    ) -> Result<Vec<Opinion<T>>, ConfigError> {
+        let dialer = Dialer::new(&self.config, Instant::now() + self.config.limits.call())?;
+        let first = self.config.servers.iter().position(|server| server == than);
+        let others = first.map_or_else(Vec::new, |first| self.health().others(first, Instant::now()));
+        let ask = |at: usize| {
+            let server = self.config.servers[at].clone();
+            let answer = dialer.session(&server).and_then(|mut session| work(&mut session));
+            let answer = match answer {
+                Err(fault) if !fault.is_ours() => Err(self.failed(at, fault).fault),
+                answer => answer,
+            };
+            (server, answer)
+        };
+        Ok(others.into_iter().map(ask).collect())
     }
 
     fn answered(&self, at: usize) -> ServerAddress {

@@ -41,6 +41,9 @@ pub struct KmipConfig {
     /// How long the host may use a KEK without asking a server again, in seconds; none is until it is locked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_age: Option<u64>,
+    /// Whether a KEK wraps that another server of the cluster says it has not.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub allow_unreplicated: bool,
     /// How long it waits for servers.
     #[serde(default)]
     pub limits: Limits,
@@ -66,11 +69,13 @@ pub struct Limits {
     pub answer: u64,
     /// For all servers together, in one call.
     pub call: u64,
+    /// For a KEK that one server has to come to the others.
+    pub replication: u64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { connect: 3_000, answer: 5_000, call: 20_000 }
+        Self { connect: 3_000, answer: 5_000, call: 20_000, replication: 5_000 }
     }
 }
 
@@ -85,6 +90,10 @@ impl Limits {
 
     pub(super) fn call(&self) -> Duration {
         Duration::from_millis(self.call)
+    }
+
+    pub(super) fn replication(&self) -> Duration {
+        Duration::from_millis(self.replication)
     }
 }
 
@@ -105,6 +114,7 @@ impl KmipConfig {
             password_file: None,
             group: default_group(),
             max_age: None,
+            allow_unreplicated: false,
             limits: Limits::default(),
         }
     }
@@ -133,9 +143,12 @@ impl KmipConfig {
                 return problem(format!("the {what} is not 1 to {MAX_NAME} bytes of text in one line"));
             }
         }
-        for (what, limit) in
-            [("connect", self.limits.connect), ("answer", self.limits.answer), ("call", self.limits.call)]
-        {
+        for (what, limit) in [
+            ("connect", self.limits.connect),
+            ("answer", self.limits.answer),
+            ("call", self.limits.call),
+            ("replication", self.limits.replication),
+        ] {
             if !(1..=600_000).contains(&limit) {
                 return problem(format!("the limit {what} is {limit} ms, between 1 and 600000 can be"));
             }

@@ -139,6 +139,12 @@ pub enum Fault {
     /// The KEK that it gives does not unwrap the DEK.
     #[error("the KEK that it gives does not fit")]
     Unfit(#[from] WrapError),
+    /// It made a KEK other than it was asked for.
+    #[error("the key that it made is {0}")]
+    MadeOther(&'static str),
+    /// The key is not one of this provider's.
+    #[error("there the key is not in the provider's object group, but in {0}")]
+    Foreign(String),
     /// It made a KEK that could be neither activated nor destroyed.
     #[error("KEK {id} was made there, and is left without having become active")]
     Left {
@@ -182,13 +188,23 @@ impl Fault {
     /// Whether the server is well and gave an answer that another server may give better; asked again, it would give
     /// the same.
     pub(super) fn is_final(&self) -> bool {
-        self.refusal().is_some() || matches!(self, Self::State(_) | Self::Unfit(_))
+        self.refusal().is_some() || matches!(self, Self::State(_) | Self::Unfit(_) | Self::MadeOther(_))
+    }
+
+    /// Whether the server decided that it has no such key.
+    pub(super) fn is_gone(&self) -> bool {
+        matches!(self.refusal(), Some(Reason::NotFound | Reason::Destroyed))
+    }
+
+    /// Whether it is an answer, and none to what was asked.
+    pub(super) fn is_nonsense(&self) -> bool {
+        matches!(self, Self::Answer(AnswerError::Ttlv(_) | AnswerError::Senseless(_)))
     }
 
     /// Whether it is this host's, so that no other server could do better.
     pub(super) fn is_ours(&self) -> bool {
         match self {
-            Self::Config(_) | Self::Memory(_) => true,
+            Self::Config(_) | Self::Memory(_) | Self::Foreign(_) => true,
             Self::Unfit(error) => !matches!(error, WrapError::OtherKek),
             _ => false,
         }
@@ -238,6 +254,10 @@ impl Fault {
             Self::State(state) if state.is_destroyed() => "only a recovery passphrase opens its volumes now",
             Self::State(_) => "activate it with `blkseal kek activate`",
             Self::Unfit(_) => "the servers of a provider must have the same keys: ask their administrator",
+            Self::MadeOther(_) => {
+                "have the key server's administrator let this host set and read Object Group and Name of its keys"
+            }
+            Self::Foreign(_) => "change it where it was made: by another provider, or at the key server",
             Self::Left { .. } => "destroy it at the key server, where nothing needs it",
             Self::Config(error) => return error.hint(),
             Self::Memory(_) => MEMORY_HINT,

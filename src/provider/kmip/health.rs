@@ -49,9 +49,9 @@ impl Health {
         order
     }
 
-    /// The first server beside `server` that there is no reason to leave alone.
-    pub fn other(&self, server: usize, now: Instant) -> Option<usize> {
-        (0..self.servers.len()).find(|&at| at != server && self.servers[at].is_ready(now))
+    /// The servers beside `server` that there is no reason to leave alone.
+    pub fn others(&self, server: usize, now: Instant) -> Vec<usize> {
+        (0..self.servers.len()).filter(|&at| at != server && self.servers[at].is_ready(now)).collect()
     }
 
     /// Remembers that a server answered. Returns whether that is another one than the last time, or one that has failed
@@ -120,12 +120,12 @@ mod tests {
     }
 
     #[test]
-    fn the_other_server_is_one_that_is_not_left_alone() {
+    fn the_other_servers_are_those_that_are_not_left_alone() {
         let (mut health, now) = (Health::new(3), Instant::now());
-        assert_eq!([0, 1].map(|server| health.other(server, now)), [Some(1), Some(0)]);
+        assert_eq!([0, 1].map(|server| health.others(server, now)), [vec![1, 2], vec![0, 2]]);
         health.failed(0, now);
-        assert_eq!([0, 1].map(|server| health.other(server, now)), [Some(1), Some(2)]);
-        assert_eq!(Health::new(1).other(0, now), None);
+        assert_eq!([0, 1].map(|server| health.others(server, now)), [vec![1, 2], vec![2]]);
+        assert!(Health::new(1).others(0, now).is_empty());
     }
 
     #[test]

@@ -41,9 +41,10 @@ pub use config::{DEFAULT_GROUP, KmipConfig, Limits, MAX_SERVERS, Trust};
 pub use error::{ConfigError, Fault, ServerError};
 pub use meet::meet;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
 
 use ublk_targets::secret::{Dek, Kek, Secret};
 use uuid::Uuid;
@@ -51,12 +52,18 @@ use uuid::Uuid;
 use self::cache::KekCache;
 use self::cluster::{Cluster, ClusterError};
 use self::error::one_line;
-use self::messages::{Attributes, Reason};
+use self::messages::{Attributes, NAME_PREFIX};
 use self::session::Session;
 use super::wrap::{self, WrapError};
 use super::{
-    Availability, KekChange, KekId, KekInfo, KekState, KeyProvider, ProviderError, ProviderKind, ProviderName,
+    Availability, KekChange, KekId, KekInfo, KekState, KeyProvider, ProviderError, ProviderKind,
+    ProviderName, newest_active,
 };
+
+/// The pause before the other servers are asked again for a KEK that one of them had not.
+const REPLICATION_PAUSE: Duration = Duration::from_millis(250);
+/// How far ahead a date may be before it is told of.
+const CLOCKS_MAY_DIFFER: Duration = Duration::from_secs(300);
 
 /// A KMIP provider. Making one touches neither files nor the network.
 pub struct KmipProvider {
@@ -72,6 +79,12 @@ struct Known {
     states: BTreeMap<KekId, KekState>,
     /// The newest active one of this host.
     newest: Option<KekId>,
+    /// The one that was made last, and when by the clock of this host.
+    made: Option<(KekId, SystemTime)>,
+    /// Those that every server of the cluster gave alike.
+    agreed: BTreeSet<KekId>,
+    /// Those that were told of because their dates are to come.
+    early: BTreeSet<KekId>,
 }
 
 impl KmipProvider {
@@ -97,23 +110,50 @@ impl KmipProvider {
 
     fn create(&self, activate: bool) -> Result<KekId, ProviderError> {
         let make = |session: &mut Session<'_>| {
-            let id = session.create(&format!("blkseal-{}", Uuid::new_v4()))?;
-            if activate && let Err(cause) = session.activate(&id) {
+            // The time in it is by this host's clock, whatever those of the servers say.
+            let id = session.create(&format!("{NAME_PREFIX}{}", Uuid::now_v7()))?;
+            match self.finish(session, &id, activate) {
+                Ok(state) => Ok((id, state)),
                 // Nobody knows of it yet.
-                return Err(match session.destroy(&id) {
+                Err(cause) => Err(match session.discard(&id) {
                     Ok(()) => cause,
                     Err(_) => Fault::Left { id, cause: Box::new(cause) },
-                });
+                }),
             }
-            Ok(id)
         };
-        let (id, server) = self.call(None, make)?;
+        let ((id, state), server) = self.call(None, make)?;
         self.cluster.tell(&KmipEvent::KeyMade { id: id.clone(), server });
-        self.note(&id, if activate { KekState::Active } else { KekState::PreActive });
-        if activate {
-            self.known().newest = Some(id.clone());
+        let mut known = self.known();
+        known.states.insert(id.clone(), state);
+        known.made = Some((id.clone(), SystemTime::now()));
+        if state == KekState::Active {
+            known.newest = Some(id.clone());
         }
         Ok(id)
+    }
+
+    /// Looks whether the KEK that was just made is what was asked for and can be told from others, and has it active if that
+    /// is wanted. Some servers make keys that are.
+    fn finish(&self, session: &mut Session<'_>, id: &KekId, activate: bool) -> Result<KekState, Fault> {
+        let made = session.attributes(id)?;
+        if !made.is_of(&self.config().group) {
+            return Err(Fault::MadeOther(
+                "told neither in the object group nor by the name that it was given",
+            ));
+        }
+        if !made.is_aes_256 {
+            return Err(Fault::MadeOther("not an AES key of 256 bits"));
+        }
+        if !activate || made.state == KekState::Active {
+            return Ok(made.state);
+        }
+        match session.activate(id) {
+            Ok(()) => Ok(KekState::Active),
+            Err(cause) => match session.attributes(id) {
+                Ok(now) if now.state == KekState::Active => Ok(now.state),
+                _ => Err(cause),
+            },
+        }
     }
 
     fn tell_dropped(&self, dropped: Vec<KekId>) {
@@ -134,6 +174,9 @@ impl KmipProvider {
             (ClusterError::Ours(Fault::Memory(error)), _) => error.into(),
             (ClusterError::Ours(Fault::Unfit(error)), _) => error.into(),
             (ClusterError::Ours(Fault::Config(source)), _) => ProviderError::Kmip { provider, source },
+            (ClusterError::Ours(Fault::Foreign(found)), Some(id)) => {
+                ProviderError::KekForeign { provider, id: id.clone(), found }
+            }
             (ClusterError::Ours(fault), _) => {
                 ProviderError::Unreachable { provider, reason: fault.to_string() }
             }
@@ -158,9 +201,7 @@ impl KmipProvider {
                     false => ProviderError::KekUnusable { provider, id, state },
                 }
             }
-            ServerError { fault, server }
-                if matches!(fault.refusal(), Some(Reason::NotFound | Reason::Destroyed)) =>
-            {
+            ServerError { fault, server } if fault.is_gone() => {
                 ProviderError::KekGone { provider, id, server }
             }
             source => ProviderError::Refused { provider, source },
@@ -191,16 +232,51 @@ impl KmipProvider {
         Ok((kek, proven, server))
     }
 
-    /// That another server, where one answers, gives the same KEK: what only one of them wraps is lost with it.
+    /// That each other server, where it answers, gives the same KEK: what only one of them has is lost with it. One that says
+    /// that it has it not may get it soon.
     fn compare(&self, id: &KekId, kek: &Kek, server: &ServerAddress) -> Result<(), ProviderError> {
-        match self.cluster.second_opinion(server, |session| session.key(id)) {
-            Some((other, second)) if !is_same(kek, &other) => Err(ProviderError::KeksDiffer {
-                provider: self.name.clone(),
-                id: id.clone(),
-                servers: [server.clone(), second],
-            }),
-            _ => Ok(()),
+        let until = Instant::now() + self.config().limits.replication();
+        loop {
+            let (provider, id) = (self.name.clone(), id.clone());
+            let Some(lacking) = self.first_without(&id, kek, server)? else { return Ok(()) };
+            if self.config().allow_unreplicated {
+                self.cluster.tell(&KmipEvent::KeyNotReplicated { id, lacking });
+                return Ok(());
+            }
+            if Instant::now() >= until {
+                return Err(ProviderError::NotReplicated { provider, id, server: server.clone(), lacking });
+            }
+            thread::sleep(REPLICATION_PAUSE);
         }
+    }
+
+    /// The first other server than `server` that says that it has not the KEK.
+    fn first_without(
+        &self,
+        id: &KekId,
+        kek: &Kek,
+        server: &ServerAddress,
+    ) -> Result<Option<ServerAddress>, ProviderError> {
+        let provider = self.name.clone();
+        let others = self.cluster.others(server, |session| session.key(id));
+        let others = others.map_err(|source| ProviderError::Kmip { provider: provider.clone(), source })?;
+        let mut agreed = 1;
+        let mut without = None;
+        for (other, answer) in others {
+            match answer {
+                Ok(theirs) if is_same(kek, &theirs) => agreed += 1,
+                Ok(_) => {
+                    let servers = [server.clone(), other];
+                    return Err(ProviderError::KeksDiffer { provider, id: id.clone(), servers });
+                }
+                Err(fault) if fault.is_gone() => without = without.or(Some(other)),
+                Err(_) => {}
+            }
+        }
+        if agreed == self.config().servers.len() {
+            self.known().agreed.insert(id.clone());
+        }
+        Ok(without)
     }
 
     /// Keeps a KEK from now on, in the place of one that was.
@@ -212,6 +288,7 @@ impl KmipProvider {
     }
 
     fn forget(&self, id: &KekId) {
+        self.known().agreed.remove(id);
         if self.cache.remove(id) {
             self.cluster.tell(&KmipEvent::KeyDropped(id.clone()));
         }
@@ -244,7 +321,11 @@ impl KeyProvider for KmipProvider {
         // Asked first, for not every server refuses what the standard forbids, and a call that failed after it was
         // carried out is made again.
         let work = |session: &mut Session<'_>| {
-            let state = session.attributes(id)?.state;
+            let found = session.attributes(id)?;
+            if !found.is_of(&self.config().group) {
+                return Err(Fault::Foreign(whereabouts(&found)));
+            }
+            let state = found.state;
             let next = state.after(change);
             if next.is_some_and(|next| next != state) {
                 match change {
@@ -288,10 +369,18 @@ impl KeyProvider for KmipProvider {
 
     fn fetch_kek(&self, id: &KekId) -> Result<Kek, ProviderError> {
         self.drop_old_keks();
-        if let Some(kek) = self.cache.get(id)? {
-            return Ok(kek);
-        }
-        let (kek, (), server) = self.fetch(id, |_| Ok(()))?;
+        let kept = self.cache.get(id)?;
+        let is_agreed = self.known().agreed.contains(id);
+        let fetched = match kept {
+            Some(kept) if is_agreed => return Ok(kept),
+            // It was fetched to unwrap, or while a server was away: now the others are to be asked, if they are there.
+            Some(kept) => match self.fetch(id, |_| Ok(())) {
+                Err(ProviderError::Unreachable { .. }) => return Ok(kept),
+                fetched => fetched,
+            },
+            None => self.fetch(id, |_| Ok(())),
+        };
+        let (kek, (), server) = fetched?;
         self.compare(id, &kek, &server)?;
         self.keep(id, &kek, server)?;
         Ok(kek)
@@ -326,24 +415,37 @@ impl KeyProvider for KmipProvider {
     }
 
     fn list_keks(&self) -> Result<Vec<KekInfo>, ProviderError> {
-        let list = |session: &mut Session<'_>| {
-            let ids = session.locate()?;
-            ids.into_iter()
-                .map(|id| session.attributes(&id).map(|found| (id, found)))
-                .collect::<Result<Vec<_>, _>>()
-        };
-        let (found, _) = self.call(None, list)?;
-        let mut keks: Vec<KekInfo> = found.into_iter().map(|(id, found)| info(id, &found)).collect();
-        // Ids that count upwards tell the order of those that were made in the same second.
-        keks.sort_by(|a, b| {
-            let key = |kek: &KekInfo| (kek.created, kek.id.as_str().len());
-            key(a).cmp(&key(b)).then_with(|| a.id.cmp(&b.id))
-        });
-        let newest = keks.iter().rev().find(|kek| kek.state == KekState::Active);
-        let mut known = self.known();
-        known.newest = newest.map(|kek| kek.id.clone());
-        known.states.extend(keks.iter().map(|kek| (kek.id.clone(), kek.state)));
+        let known = self.known();
+        let made = known.made.clone();
+        // First of all those that matter, whether or not the server finds them: it may find some of many only.
+        let mut first: Vec<KekId> = made.iter().map(|(id, _)| id.clone()).collect();
+        first.extend(known.newest.clone().filter(|id| !first.contains(id)));
         drop(known);
+        let list = |session: &mut Session<'_>| {
+            let located = session.locate()?;
+            let mut ids = first.clone();
+            ids.extend(located.into_iter().filter(|id| !first.contains(id)));
+            session.survey(&ids)?.checked(made.as_ref().map(|(id, _)| id))
+        };
+        let (survey, server) = self.call(None, list)?;
+        if survey.unread > 0 {
+            self.cluster.tell(&KmipEvent::KeysUnread { server, count: survey.unread });
+        }
+        let ours = |found: &Attributes| found.is_of(&self.config().group) && found.is_aes_256;
+        let found = survey.found.into_iter().filter(|(_, found)| ours(found));
+        let mut keks: Vec<KekInfo> = found.map(|(id, found)| info(id, &found)).collect();
+        if let Some((id, time)) = made {
+            keks.iter_mut().filter(|kek| kek.id == id).for_each(|kek| kek.created = time);
+        }
+        let early = put_in_order(&mut keks, SystemTime::now());
+        let mut known = self.known();
+        known.newest = newest_active(&keks).cloned();
+        known.states.extend(keks.iter().map(|kek| (kek.id.clone(), kek.state)));
+        let news: Vec<_> = early.into_iter().filter(|(id, _)| known.early.insert(id.clone())).collect();
+        drop(known);
+        for (id, created) in news {
+            self.cluster.tell(&KmipEvent::KeyFromTheFuture { id, created });
+        }
         Ok(keks)
     }
 
@@ -352,14 +454,43 @@ impl KeyProvider for KmipProvider {
     }
 
     fn lock(&self) {
+        self.known().agreed.clear();
         self.tell_dropped(self.cache.clear());
     }
 }
 
 fn info(id: KekId, found: &Attributes) -> KekInfo {
-    let since = Duration::from_secs(found.created.unwrap_or_default().try_into().unwrap_or_default());
+    let by_server = Duration::from_secs(found.created.unwrap_or_default().try_into().unwrap_or_default());
+    let since = found.names.iter().find_map(|name| time_in(name)).unwrap_or(by_server);
     let created = SystemTime::UNIX_EPOCH.checked_add(since).unwrap_or(SystemTime::UNIX_EPOCH);
     KekInfo { id, state: found.state, created }
+}
+
+/// When the host that made a KEK gave it its name, since 1970, where the name says.
+fn time_in(name: &str) -> Option<Duration> {
+    let uuid = Uuid::parse_str(name.strip_prefix(NAME_PREFIX)?).ok()?;
+    let (seconds, nanoseconds) = uuid.get_timestamp().filter(|_| uuid.get_version_num() == 7)?.to_unix();
+    Some(Duration::new(seconds, nanoseconds))
+}
+
+/// Puts KEKs in order, oldest first. A date that has not come yet says nothing of age, so that it does not make a KEK the newest:
+/// what has one comes before all others. Returns those active ones whose dates are not just a little ahead.
+fn put_in_order(keks: &mut [KekInfo], now: SystemTime) -> Vec<(KekId, SystemTime)> {
+    // Ids that count upwards tell the order of those that were made at the same time.
+    keks.sort_by(|a, b| {
+        let key = |kek: &KekInfo| (kek.created <= now, kek.created, kek.id.as_str().len());
+        key(a).cmp(&key(b)).then_with(|| a.id.cmp(&b.id))
+    });
+    let is_early = |kek: &&KekInfo| kek.state == KekState::Active && kek.created > now + CLOCKS_MAY_DIFFER;
+    keks.iter().filter(is_early).map(|kek| (kek.id.clone(), kek.created)).collect()
+}
+
+/// Where a key is that is not of the provider's group, in words.
+fn whereabouts(found: &Attributes) -> String {
+    match &found.groups[..] {
+        [] => "no object group".into(),
+        groups => format!("object group {}", one_line(&groups.join(", "))),
+    }
 }
 
 /// In the same time whichever bytes differ, for it is a server that gave them.

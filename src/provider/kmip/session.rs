@@ -2,19 +2,21 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustls::ClientConfig;
 use ublk_targets::secret::{Kek, scrub_stack};
 
 use super::connection::Connection;
-use super::messages::{self, Attributes, Credential, Operation, Query, Reason, Version};
+use super::messages::{self, AnswerError, Attributes, Credential, Operation, Query, Reason, Version};
 use super::ttlv::{Encoder, Structure};
 use super::{CertificateInfo, ConfigError, Fault, KmipConfig, ServerAddress, tls};
 use crate::provider::{KekId, Revocation};
 
 /// More than the deepest frame below a read from TLS uses.
 const STACK_USED: usize = 64 * 1024;
+/// Keys that one message asks for.
+const BATCH: usize = 32;
 
 /// What this host needs to talk to any server of a cluster; its files are read when it is made.
 pub(super) struct Dialer<'a> {
@@ -48,6 +50,45 @@ impl<'a> Dialer<'a> {
         let mut session = Session { dialer: self, connection, version: Version::FIRST, offered: Vec::new() };
         session.agree_on_version()?;
         Ok(session)
+    }
+}
+
+/// What a server knows of several KEKs.
+#[derive(Default)]
+pub(super) struct Survey {
+    /// Each that it tells of.
+    pub found: Vec<(KekId, Attributes)>,
+    /// Each that it decided not to tell of, or tells nothing sensible of, and what it says.
+    pub passed_over: Vec<(KekId, Fault)>,
+    /// How many there was no time for.
+    pub unread: usize,
+}
+
+impl Survey {
+    /// A key that the server decided not to tell of is somebody else's, or gone; one that it tells nonsense of is none of
+    /// blkseal's.
+    fn add(&mut self, id: &KekId, answer: Result<Attributes, Fault>) -> Result<(), Fault> {
+        match answer {
+            Ok(found) => self.found.push((id.clone(), found)),
+            Err(fault) if fault.refusal().is_some() || fault.is_nonsense() => {
+                self.passed_over.push((id.clone(), fault));
+            }
+            Err(fault) => return Err(fault),
+        }
+        Ok(())
+    }
+
+    /// Fails where what was passed over cannot be left at that: where it is the KEK `own`, which this host has made, and is
+    /// not gone, or where the server tells nothing sensible of any key.
+    pub fn checked(mut self, own: Option<&KekId>) -> Result<Self, Fault> {
+        let nothing = self.found.is_empty();
+        let is_serious = |(id, fault): &(KekId, Fault)| {
+            own == Some(id) && !fault.is_gone() || nothing && fault.is_nonsense()
+        };
+        match self.passed_over.iter().position(is_serious) {
+            Some(at) => Err(self.passed_over.swap_remove(at).1),
+            None => Ok(self),
+        }
     }
 }
 
@@ -98,6 +139,18 @@ impl Session<'_> {
         self.call(Operation::Create, write, |payload| Ok(messages::read_identifier(payload)?))
     }
 
+    /// Makes an end of a KEK that nothing needs, whatever its state.
+    pub fn discard(&mut self, id: &KekId) -> Result<(), Fault> {
+        match self.destroy(id) {
+            // Some take no active key for it.
+            Err(fault) if fault.refusal().is_some() => {
+                self.revoke(id, Revocation::Superseded)?;
+                self.destroy(id)
+            }
+            destroyed => destroyed,
+        }
+    }
+
     /// Makes a KEK active.
     pub fn activate(&mut self, id: &KekId) -> Result<(), Fault> {
         self.change(Operation::Activate, id, |encoder| messages::write_identifier(encoder, id))
@@ -105,7 +158,9 @@ impl Session<'_> {
 
     /// Takes a KEK out of use.
     pub fn revoke(&mut self, id: &KekId, why: Revocation) -> Result<(), Fault> {
-        self.change(Operation::Revoke, id, |encoder| messages::write_revoke(encoder, id, why))
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let now = i64::try_from(now).unwrap_or_default();
+        self.change(Operation::Revoke, id, |encoder| messages::write_revoke(encoder, id, why, now))
     }
 
     /// Ends a KEK.
@@ -128,11 +183,58 @@ impl Session<'_> {
         self.call(Operation::GetAttributes, write, |payload| Ok(messages::read_attributes(payload, id)?))
     }
 
+    /// What the server knows of each of these KEKs, the first ones first, for as long as there is time: several a message
+    /// where it takes that.
+    pub fn survey(&mut self, ids: &[KekId]) -> Result<Survey, Fault> {
+        let mut survey = Survey::default();
+        let (mut rest, mut at_once) = (ids, BATCH);
+        while !rest.is_empty() && self.has_time() {
+            let (chunk, later) = rest.split_at(rest.len().min(at_once));
+            let answers = match chunk {
+                [id] => vec![self.attributes(id)],
+                several => match self.attributes_at_once(several) {
+                    Ok(answers) => answers,
+                    // It knows no batches.
+                    Err(Fault::Answer(_)) => {
+                        at_once = 1;
+                        continue;
+                    }
+                    Err(fault) => return Err(fault),
+                },
+            };
+            for (id, answer) in chunk.iter().zip(answers) {
+                survey.add(id, answer)?;
+            }
+            rest = later;
+        }
+        survey.unread = rest.len();
+        Ok(survey)
+    }
+
+    fn attributes_at_once(&mut self, ids: &[KekId]) -> Result<Vec<Result<Attributes, Fault>>, Fault> {
+        let operation = Operation::GetAttributes;
+        let credential = self.dialer.credential.as_ref();
+        let request =
+            messages::batch(self.version, credential, operation, ids, messages::write_attributes_wanted);
+        let limit = self.dialer.at_most(self.dialer.config.limits.answer());
+        let answer = self.connection.exchange(&request, limit)?;
+        let payloads = messages::payloads(&answer, operation, ids.len())?;
+        let read = |(id, payload): (&KekId, Result<Structure<'_>, AnswerError>)| {
+            Ok(messages::read_attributes(&payload?, id)?)
+        };
+        Ok(ids.iter().zip(payloads).map(read).collect())
+    }
+
+    /// Whether there is time left to ask for more, and to do something after it.
+    fn has_time(&self) -> bool {
+        self.dialer.until.saturating_duration_since(Instant::now()) > self.dialer.config.limits.call() / 4
+    }
+
     /// Every KEK of the provider's object group that this host may see.
     pub fn locate(&mut self) -> Result<Vec<KekId>, Fault> {
         let group = &self.dialer.config.group;
         let write = |encoder: &mut Encoder| messages::write_locate(encoder, group);
-        self.call(Operation::Locate, write, |payload| Ok(messages::read_located(payload)?))
+        self.call(Operation::Locate, write, |payload| Ok(messages::read_located(payload)))
     }
 
     /// The KEK itself.

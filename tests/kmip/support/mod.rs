@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use blkseal::provider::kmip::{KmipConfig, KmipEvent, KmipProvider, Limits, Trust};
 
 /// Generous beside what a healthy server needs on a busy machine, short beside [`BOUND`].
-pub const LIMITS: Limits = Limits { connect: 3_000, answer: 3_000, call: 12_000 };
+pub const LIMITS: Limits = Limits { connect: 3_000, answer: 3_000, call: 12_000, replication: 300 };
 /// What never ends counts as failed after this.
 const BOUND: Duration = Duration::from_secs(60);
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use blkseal::provider::kmip::messages::{Operation, tag};
 use blkseal::provider::kmip::ttlv::{self, Encoder, Structure};
@@ -59,6 +60,8 @@ pub struct Contents {
     pub located: usize,
     /// The time by its clock, in seconds since 1970.
     pub now: i64,
+    /// How long it takes for each answer.
+    pub pause: Duration,
     /// Whether it answers nothing, for now.
     pub hangs: bool,
     /// How many messages came in.
@@ -83,6 +86,7 @@ impl Store {
             activates: false,
             located: usize::MAX,
             now: 1_700_000_000,
+            pause: Duration::ZERO,
             hangs: false,
             messages: 0,
             asked: Vec::new(),
@@ -99,8 +103,10 @@ impl Store {
         let store = self.clone();
         FakeServer::before(pki, 0, move |request, _| {
             store.contents().messages += 1;
+            let pause = store.contents().pause;
+            std::thread::sleep(pause);
             while store.contents().hangs {
-                std::thread::sleep(std::time::Duration::from_millis(5));
+                std::thread::sleep(Duration::from_millis(5));
             }
             Some(store.contents().answer(request))
         })

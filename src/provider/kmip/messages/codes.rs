@@ -80,6 +80,8 @@ pub const CREDENTIAL_PASSWORD: u32 = 1;
 pub const QUERY_OPERATIONS: u32 = 1;
 /// Query function: which server it is.
 pub const QUERY_SERVER: u32 = 3;
+/// Batch error continuation option (9.1.3.2.30): what fails does not keep the rest from being done.
+pub const BATCH_CONTINUE: u32 = 1;
 /// Result status (9.1.3.2.28): done.
 pub const STATUS_SUCCESS: u32 = 0;
 

@@ -1,4 +1,4 @@
-//! Messages of KMIP 1.1 to 1.4: one operation a message, its request written and its answer read.
+//! Messages of KMIP 1.1 to 1.4: one operation a message, once or several times, its request written and its answer read.
 //!
 //! | file | what it holds |
 //! |---|---|
@@ -16,9 +16,9 @@ mod operations;
 mod tests;
 
 pub use codes::{Operation, Reason, Version, tag};
-pub use envelope::{AnswerError, Credential, payload, request};
+pub use envelope::{AnswerError, Credential, batch, payload, payloads, request};
 pub use operations::{
-    Attributes, KeyError, Query, check_identifier, read_attributes, read_identifier, read_key, read_located,
-    read_query, read_versions, write_attributes_wanted, write_create, write_discover, write_get,
-    write_identifier, write_locate, write_query, write_revoke,
+    Attributes, KeyError, NAME_PREFIX, Query, check_identifier, read_attributes, read_identifier, read_key,
+    read_located, read_query, read_versions, write_attributes_wanted, write_create, write_discover,
+    write_get, write_identifier, write_locate, write_query, write_revoke,
 };

@@ -13,6 +13,8 @@ use crate::provider::{KekId, KekState, Revocation};
 use ttlv::{Encoder, Structure};
 
 const KEK_BITS: i32 = 8 * KEK_LEN as i32;
+/// What the name of every KEK begins with that blkseal has made.
+pub const NAME_PREFIX: &str = "blkseal-";
 
 // Attributes are named by text until KMIP 2.0 (3.1 and the sections after it).
 const ALGORITHM: &str = "Cryptographic Algorithm";
@@ -116,15 +118,15 @@ pub fn write_locate(encoder: &mut Encoder, group: &str) {
     write_group(encoder, group);
 }
 
-/// The objects that were found.
-pub fn read_located(payload: &Structure<'_>) -> Result<Vec<KekId>, AnswerError> {
-    payload.all(tag::UNIQUE_IDENTIFIER).map(|item| kek_id(item.text()?)).collect()
+/// The objects that were found. An identifier that blkseal cannot keep is not of a KEK that it made.
+pub fn read_located(payload: &Structure<'_>) -> Vec<KekId> {
+    payload.all(tag::UNIQUE_IDENTIFIER).filter_map(|item| kek_id(item.text().ok()?).ok()).collect()
 }
 
 /// Asks for what [`read_attributes`] reads (4.12).
 pub fn write_attributes_wanted(encoder: &mut Encoder, id: &KekId) {
     write_identifier(encoder, id);
-    for name in [STATE, INITIAL_DATE] {
+    for name in [STATE, INITIAL_DATE, GROUP, NAME, ALGORITHM, LENGTH] {
         encoder.text(tag::ATTRIBUTE_NAME, name);
     }
 }
@@ -136,23 +138,51 @@ pub struct Attributes {
     pub state: KekState,
     /// When it was made, in seconds since 1970, where the server tells.
     pub created: Option<i64>,
+    /// The object groups that it is in, where the server tells.
+    pub groups: Vec<String>,
+    /// Its names, where the server tells.
+    pub names: Vec<String>,
+    /// Whether it is an AES key of 256 bits, as far as the server tells.
+    pub is_aes_256: bool,
+}
+
+impl Attributes {
+    /// Whether it is a KEK of blkseal in the object group `group`: as the server says, or, where it tells no group, by
+    /// its name.
+    pub fn is_of(&self, group: &str) -> bool {
+        match self.groups.is_empty() {
+            true => self.names.iter().any(|name| name.starts_with(NAME_PREFIX)),
+            false => self.groups.iter().any(|own| own == group),
+        }
+    }
 }
 
 /// The attributes of the object `id`.
 pub fn read_attributes(payload: &Structure<'_>, id: &KekId) -> Result<Attributes, AnswerError> {
     check_identifier(payload, id)?;
-    let (mut state, mut created) = (None, None);
+    let mut found = Attributes {
+        state: KekState::Destroyed,
+        created: None,
+        groups: Vec::new(),
+        names: Vec::new(),
+        is_aes_256: true,
+    };
+    let mut state = None;
     for item in payload.all(tag::ATTRIBUTE) {
         let item = item.structure()?;
         let value = item.get(tag::ATTRIBUTE_VALUE)?;
         match item.get(tag::ATTRIBUTE_NAME)?.text()? {
             STATE => state = KekState::from_code(value.enumeration()?),
-            INITIAL_DATE => created = Some(value.date_time()?),
+            INITIAL_DATE => found.created = Some(value.date_time()?),
+            GROUP => found.groups.push(value.text()?.to_owned()),
+            NAME => found.names.push(value.structure()?.get(tag::NAME_VALUE)?.text()?.to_owned()),
+            ALGORITHM => found.is_aes_256 &= value.enumeration()? == ALGORITHM_AES,
+            LENGTH => found.is_aes_256 &= value.integer()? == KEK_BITS,
             _ => {}
         }
     }
-    let state = state.ok_or(AnswerError::Senseless("the key's state is missing or unknown"))?;
-    Ok(Attributes { state, created })
+    found.state = state.ok_or(AnswerError::Senseless("the key's state is missing or unknown"))?;
+    Ok(found)
 }
 
 /// Asks for the bytes of a key (4.11).
@@ -203,12 +233,15 @@ pub fn read_key(payload: &Structure<'_>, id: &KekId) -> Result<Kek, KeyError> {
     Ok(Kek::from_secret(secret)?)
 }
 
-/// Takes a key out of use (4.20).
-pub fn write_revoke(encoder: &mut Encoder, id: &KekId, why: Revocation) {
+/// Takes a key out of use (4.20); `now`, in seconds since 1970, is when a compromise is taken to have happened.
+pub fn write_revoke(encoder: &mut Encoder, id: &KekId, why: Revocation, now: i64) {
     write_identifier(encoder, id);
     encoder.structure(tag::REVOCATION_REASON, |reason| {
         reason.enumeration(tag::REVOCATION_REASON_CODE, why.code());
     });
+    if why == Revocation::Compromise {
+        encoder.date_time(tag::COMPROMISE_OCCURRENCE_DATE, now);
+    }
 }
 
 /// That the answer is about the object that was asked for.

@@ -171,7 +171,13 @@ fn attributes_are_read_whatever_else_comes_along() {
         });
     });
     let found = read_attributes(&payload(&message, Operation::GetAttributes).unwrap(), &id("7")).unwrap();
-    let expected = Attributes { state: KekState::Compromised, created: Some(1_700_000_000) };
+    let expected = Attributes {
+        state: KekState::Compromised,
+        created: Some(1_700_000_000),
+        groups: Vec::new(),
+        names: Vec::new(),
+        is_aes_256: true,
+    };
     assert_eq!(found, expected);
 }
 

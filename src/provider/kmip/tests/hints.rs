@@ -45,6 +45,8 @@ fn every_failure_of_a_server_says_what_to_do() {
         (Fault::State(KekState::PreActive), "blkseal kek activate"),
         (Fault::State(KekState::Destroyed), "recovery passphrase"),
         (WrapError::OtherKek.into(), "the same keys"),
+        (Fault::MadeOther("another"), "Object Group"),
+        (Fault::Foreign("others".into()), "where it was made"),
         (left, "destroy it at the key server"),
         (ConfigError::Setting("bad".into()).into(), "--help"),
         (memory().into(), "LimitMEMLOCK"),

@@ -13,6 +13,7 @@ fn settings_are_kept_and_read_again() {
     config.user = Some("host".into());
     config.password_file = Some("/pki/password".into());
     config.max_age = Some(3600);
+    config.allow_unreplicated = true;
     for config in [config, good()] {
         config.check().unwrap();
         let text = toml::to_string(&config).unwrap();
