@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use super::confirm::Confirmation;
 use super::passphrase::{Ask, SecretSource};
 use super::session::Session;
 use super::{create, help, values};
@@ -38,6 +39,8 @@ pub struct Adopt {
     #[arg(long)]
     remove_passphrases: bool,
     #[command(flatten)]
+    confirmation: Confirmation,
+    #[command(flatten)]
     secret: SecretSource,
 }
 
@@ -51,6 +54,9 @@ impl Adopt {
         let mut daemon = session.daemon()?;
         // Nobody is asked for the passphrase of what is not there.
         [Some(&*self.backing), self.header.as_deref()].into_iter().flatten().try_for_each(check_exists)?;
+        if self.remove_passphrases {
+            self.confirmation.ask(&format!("Wipe all passphrases of {}?", self.backing.display()))?;
+        }
         let secret = self.secret.read(Ask::Known(&self.backing.display().to_string()))?;
         let call = control::Adopt {
             name,

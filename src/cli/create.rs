@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use super::confirm::Confirmation;
 use super::output::short_size;
 use super::session::Session;
 use super::{help, values};
@@ -42,6 +43,8 @@ pub struct Create {
     /// Overwrite a detached LUKS2 header in FILE that no known volume has
     #[arg(long, requires = "header")]
     replace_header: bool,
+    #[command(flatten)]
+    confirmation: Confirmation,
 }
 
 impl Create {
@@ -51,6 +54,13 @@ impl Create {
             Some(name) => name,
             None => name_after(&self.backing)?,
         };
+        if self.force || self.replace_header {
+            let overwritten =
+                [self.force.then_some(&self.backing), self.header.as_ref().filter(|_| self.replace_header)];
+            let overwritten: Vec<_> =
+                overwritten.into_iter().flatten().map(|path| path.display().to_string()).collect();
+            self.confirmation.ask(&format!("Overwrite what is on {}?", overwritten.join(" and ")))?;
+        }
         let call = control::Create {
             name,
             backing: self.backing,

@@ -84,7 +84,7 @@ pub const KEK_CREATE: &str = "
 /// Examples of `kek revoke`.
 pub const KEK_REVOKE: &str = "
   blkseal kek revoke office/12
-  blkseal kek revoke office/12 --compromised";
+  blkseal kek revoke office/12 --compromised --yes";
 
 /// Examples of `rekey`.
 pub const REKEY: &str = "
@@ -96,7 +96,7 @@ pub const REKEY: &str = "
 /// Examples of `adopt`.
 pub const ADOPT: &str = "
   blkseal adopt /dev/vg0/vm5 --name vm5
-  blkseal adopt /srv/vm6.img --provider office --key-file /root/vm6.key --remove-passphrases
+  blkseal adopt /srv/vm6.img --provider office --key-file /root/vm6.key --remove-passphrases --yes
   blkseal adopt /dev/sdd --name vm7 --header /srv/headers/vm7.luks";
 
 /// Examples of `release`.
@@ -112,7 +112,7 @@ pub const CREATE: &str = "
   blkseal create /dev/vg0/vm2 --name vm2 --provider office
   blkseal create /dev/vg0/vm4 --name vm4 --provider office --kek 12
   blkseal create /dev/sdb --name vm3 --header /srv/headers/vm3.luks
-  blkseal create /dev/sdc --name old --sector-size 512 --force";
+  blkseal create /dev/sdc --name old --sector-size 512 --force --yes";
 
 /// Examples of `open`.
 pub const OPEN: &str = "
@@ -161,7 +161,7 @@ pub const RECOVERY_ADD: &str = "
 /// Examples of `recovery remove`.
 pub const RECOVERY_REMOVE: &str = "
   blkseal recovery remove vm1 --keyslot 0
-  blkseal recovery remove vm1 --all";
+  blkseal recovery remove vm1 --all --yes";
 
 /// Examples of `study`.
 pub const STUDY: &str = "

@@ -2,6 +2,7 @@
 
 use clap::{Args, Subcommand};
 
+use super::confirm::Confirmation;
 use super::help;
 use super::output::{BAD, Cell, GOOD, WAITING, fields, table};
 use super::session::Session;
@@ -74,6 +75,8 @@ pub struct Revoke {
     /// Say that it is known or feared to be in other hands
     #[arg(long)]
     compromised: bool,
+    #[command(flatten)]
+    confirmation: Confirmation,
 }
 
 /// Make an end of a KEK that was revoked or never activated
@@ -86,6 +89,8 @@ pub struct Destroy {
     /// Which one
     #[arg(value_name = "PROVIDER/KEK")]
     kek: KekArgument,
+    #[command(flatten)]
+    confirmation: Confirmation,
 }
 
 impl Kek {
@@ -113,13 +118,18 @@ impl Kek {
                 &daemon.call_slow(asking, &control::KekActivate { provider, kek_id }, &[])?,
                 sentence,
             ),
-            Self::Revoke(Revoke { kek: KekArgument { provider, kek_id }, compromised }) => {
+            Self::Revoke(Revoke { kek: KekArgument { provider, kek_id }, compromised, confirmation }) => {
+                confirmation.ask(&format!("Take KEK {kek_id} of {provider} out of use for good?"))?;
                 let call = control::KekRevoke { provider, kek_id, compromised };
                 output
                     .answer(&daemon.call_slow(asking, &call, &[])?, |kek| sentence(kek) + &still_needed(kek))
             }
-            Self::Destroy(Destroy { kek: KekArgument { provider, kek_id } }) => output
-                .answer(&daemon.call_slow(asking, &control::KekDestroy { provider, kek_id }, &[])?, sentence),
+            Self::Destroy(Destroy { kek: KekArgument { provider, kek_id }, confirmation }) => {
+                let question = format!("Destroy KEK {kek_id} of {provider}, and what only it opens?");
+                confirmation.ask(&question)?;
+                let call = control::KekDestroy { provider, kek_id };
+                output.answer(&daemon.call_slow(asking, &call, &[])?, sentence)
+            }
         }
     }
 }

@@ -9,12 +9,14 @@
 //! | `help` | what `--help` teaches beyond the options |
 //! | `values` | arguments with a syntax of their own: sizes, paths, volumes |
 //! | `passphrase`, `terminal` | secrets read straight into secret memory |
+//! | `confirm` | a question before what cannot be undone |
 //! | `interrupt` | Ctrl-C during long work |
 //! | the others | a verb each |
 
 mod adopt;
 mod close;
 mod completions;
+mod confirm;
 mod create;
 mod daemon;
 mod events;

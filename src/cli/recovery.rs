@@ -3,6 +3,7 @@
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
+use super::confirm::Confirmation;
 use super::passphrase::{Ask, SecretSource};
 use super::session::{Daemon, Session};
 use super::values::VolumeArgument;
@@ -47,6 +48,8 @@ pub struct Remove {
     volume: VolumeArgument,
     #[command(flatten)]
     which: Which,
+    #[command(flatten)]
+    confirmation: Confirmation,
 }
 
 #[derive(Debug, Args)]
@@ -84,7 +87,12 @@ impl Recovery {
                     format!("{}: {}\n", volume.text(), status::keyslots(&answer.keyslots))
                 })
             }
-            Self::Remove(Remove { volume, which }) => {
+            Self::Remove(Remove { volume, which, confirmation }) => {
+                let which_ones = match which.keyslot {
+                    Some(keyslot) => format!("the recovery passphrase in keyslot {keyslot}"),
+                    None => "all recovery passphrases".into(),
+                };
+                confirmation.ask(&format!("Remove {which_ones} of {}?", volume.text()))?;
                 let call = control::RecoveryRemove { volume: volume.text(), keyslot: which.keyslot };
                 let answer = daemon.call(&call).map_err(|failure| volume.explain(failure))?;
                 session.output.answer(&answer, |RecoveryRemoved { keyslots }| {

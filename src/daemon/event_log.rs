@@ -119,6 +119,7 @@ impl EventLog {
 }
 
 /// The log up to an end.
+#[derive(Clone, Debug)]
 pub(super) struct Reader {
     directory: PathBuf,
     end: u64,

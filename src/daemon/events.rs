@@ -1,9 +1,10 @@
 //! One record for each change and refusal: who did what to which volume, with which key, and how it ended. The one place
 //! where they are written: to the daemon's log and to the event log on disk.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
+use std::io;
 use std::path::PathBuf;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -18,6 +19,10 @@ const LONGEST_TEXT: usize = 1024;
 /// others their number is recorded.
 const MOST_FAILURES: u32 = 60;
 const PERIOD: Duration = Duration::from_secs(60);
+/// Events that may wait for the disk; where there are more, they are in the daemon's log only.
+const MOST_PENDING: usize = 256;
+/// How long they may, before calls are answered although their events are not on the disk.
+const DISK_LIMIT: Duration = Duration::from_secs(5);
 
 /// Something that is done, before its end is known.
 #[derive(Clone, Debug, Default)]
@@ -74,40 +79,71 @@ impl Action {
 }
 
 /// What records events.
-pub(super) struct Recorder {
+///
+/// A thread of its own writes them to the disk, in their order, so that nobody who only looks, and nothing that supervises, waits
+/// for a slow disk. Who asked for something is answered once its event is on the disk, or has waited for that too long.
+pub(super) struct Recorder(Arc<Shared>);
+
+struct Shared {
     state: Mutex<State>,
-    grown: Condvar,
+    changed: Condvar,
+    /// How long events may wait for the disk before nobody waits for them any more.
+    limit: Duration,
 }
 
 struct State {
-    log: EventLog,
+    /// Events that are not on the disk yet, and since when they wait: [`MOST_PENDING`] at most.
+    pending: VecDeque<(Instant, Event)>,
+    /// How many were in there before, and are on the disk now or lost.
+    done: u64,
+    /// The log as it is on the disk.
+    on_disk: Reader,
     /// Why events could not be written, and how many, since one was.
     lost: Option<(String, u64)>,
     failures: FailureCounts,
+    /// Whether nobody records any more.
+    is_over: bool,
 }
 
 impl Recorder {
     /// Records to the event log in `directory`.
     pub fn open(directory: PathBuf, bounds: Bounds) -> Result<Self, Failure> {
-        let log = EventLog::open(directory.clone(), bounds).map_err(|error| {
+        Self::open_with(directory, bounds, DISK_LIMIT)
+    }
+
+    fn open_with(directory: PathBuf, bounds: Bounds, limit: Duration) -> Result<Self, Failure> {
+        let failed = |error: io::Error| {
             let message = format!("cannot use the event log in {}: {error}", directory.display());
             Failure::new(FailureKind::System, message)
-        })?;
+        };
+        let log = EventLog::open(directory.clone(), bounds).map_err(failed)?;
         if log.is_torn() {
             log::warn!("the last event in {} is incomplete, as after a crash", directory.display());
         }
-        let state = State { log, lost: None, failures: FailureCounts::default() };
-        Ok(Self { state: Mutex::new(state), grown: Condvar::new() })
+        let state = State {
+            pending: VecDeque::new(),
+            done: 0,
+            on_disk: log.reader(),
+            lost: None,
+            failures: FailureCounts::default(),
+            is_over: false,
+        };
+        let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new(), limit });
+        let writer = Arc::clone(&shared);
+        let write = move || writer.write_to(log);
+        std::thread::Builder::new().name("events".into()).spawn(write).map_err(failed)?;
+        Ok(Self(shared))
     }
 
-    /// Records that `action` ended with `result`. An event that cannot be written to the disk is in the daemon's log
-    /// all the same, changes nothing for its cause, and is told of by [`Recorder::problem`] and a later event.
+    /// Records that `action` ended with `result`, and waits until that is on the disk where somebody asked for the
+    /// action. An event that cannot be written there is in the daemon's log all the same, changes nothing for its cause,
+    /// and is told of by [`Recorder::problem`] and a later event.
     pub fn record<T>(&self, action: &Action, result: &Result<T, Failure>) {
         self.record_at(Instant::now(), action, result);
     }
 
     fn record_at<T>(&self, now: Instant, action: &Action, result: &Result<T, Failure>) {
-        let mut state = self.state();
+        let mut state = self.0.state();
         state.tell_left_out(now);
         let failures = match (action.actor, result) {
             (Some((uid, _)), Err(_)) if uid != 0 => state.failures.count(uid, now),
@@ -122,32 +158,102 @@ impl Recorder {
             event.message =
                 Some(format!("{message}; further failures of this user are only counted for a while"));
         }
-        state.write(&event);
-        self.grown.notify_all();
+        state.add(event);
+        self.0.changed.notify_all();
+        if action.actor.is_some() {
+            drop(self.0.wait_for_disk(state));
+        }
     }
 
-    /// Records how many failures were left out, as before the end of the daemon, which is the last to know.
+    /// Records how many failures were left out, as before the end of the daemon, which is the last to know, and waits until
+    /// all is on the disk.
     pub fn finish(&self) {
-        self.state().tell_left_out(Instant::now() + PERIOD);
+        let mut state = self.0.state();
+        state.tell_left_out(Instant::now() + PERIOD);
+        self.0.changed.notify_all();
+        drop(self.0.wait_for_disk(state));
     }
 
     /// What keeps events from the disk, where something does.
     pub fn problem(&self) -> Option<String> {
-        let (reason, count) = self.state().lost.clone()?;
+        let state = self.0.state();
+        if let Some((since, _)) = state.pending.front().filter(|(since, _)| since.elapsed() >= self.0.limit) {
+            let (count, seconds) = (state.pending.len(), since.elapsed().as_secs());
+            return Some(format!("{count} events have been waiting for the disk for {seconds} s"));
+        }
+        let (reason, count) = state.lost.clone()?;
         Some(format!("{count} events are in the daemon's log only: {reason}"))
     }
 
     /// What reads the log as it is now, or as it is once it reaches beyond `after`, for which it waits `limit`.
     pub fn reader(&self, after: u64, limit: Duration) -> Reader {
-        self.state().tell_left_out(Instant::now());
-        let state = self.grown.wait_timeout_while(self.state(), limit, |state| state.log.end() <= after);
-        state.unwrap_or_else(PoisonError::into_inner).0.log.reader()
+        let mut state = self.0.state();
+        state.tell_left_out(Instant::now());
+        self.0.changed.notify_all();
+        let state = self.0.wait_for_disk(state);
+        let state = self.0.changed.wait_timeout_while(state, limit, |state| state.on_disk.end() <= after);
+        state.unwrap_or_else(PoisonError::into_inner).0.on_disk.clone()
     }
+}
 
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        self.0.state().is_over = true;
+        self.0.changed.notify_all();
+    }
+}
+
+impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
-        // A panic elsewhere can have left a line that is torn at worst, which the log knows how to go on after.
+        // A panic elsewhere cannot have left it half changed.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Waits until what is pending now is on the disk, or the first of it has been pending for too long.
+    fn wait_for_disk<'a>(&'a self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        let last = state.done + state.pending.len() as u64;
+        let waited = state.pending.front().map_or(Duration::ZERO, |(since, _)| since.elapsed());
+        let left = self.limit.saturating_sub(waited);
+        let waited = self.changed.wait_timeout_while(state, left, |state| state.done < last);
+        waited.unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    /// Writes what is pending to `log`, until nobody records any more.
+    fn write_to(&self, mut log: EventLog) {
+        let mut state = self.state();
+        loop {
+            let is_idle = |state: &mut State| state.pending.is_empty() && !state.is_over;
+            state = self.changed.wait_while(state, is_idle).unwrap_or_else(PoisonError::into_inner);
+            let Some((_, event)) = state.pending.front() else { return };
+            // Before the next event, how many could not be written.
+            let told = state.lost.clone();
+            let event = told.as_ref().map_or_else(|| event.clone(), lost);
+            drop(state);
+            let written = append(&mut log, &event);
+            state = self.state();
+            state.on_disk = log.reader();
+            match (written, told) {
+                (Ok(()), Some((_, count))) => state.told_of(count),
+                (Ok(()), None) => state.pop(),
+                (Err(reason), _) => {
+                    state.pop();
+                    state.lose(reason);
+                }
+            }
+            self.changed.notify_all();
+        }
+    }
+}
+
+fn append(log: &mut EventLog, event: &Event) -> Result<(), String> {
+    let line = serde_json::to_string(event).map_err(|error| error.to_string())?;
+    log.append(&line).map_err(|error| error.to_string())
+}
+
+/// The event that says how many were lost, and why.
+fn lost((reason, count): &(String, u64)) -> Event {
+    let message = format!("{count} events are in the daemon's log only: {reason}");
+    Action::own("events lost").ended::<()>(&Err(Failure::new(FailureKind::Io, message)))
 }
 
 impl State {
@@ -157,36 +263,38 @@ impl State {
             let message = format!("{count} failures of this user in a minute are not recorded one by one");
             let action = Action::own("failures left out");
             let event = action.ended::<()>(&Err(Failure::new(FailureKind::NotPermitted, message)));
-            self.write(&Event { uid: Some(uid), ..event });
+            self.add(Event { uid: Some(uid), ..event });
         }
     }
 
-    fn write(&mut self, event: &Event) {
+    /// Writes an event to the daemon's log, and has it written to the disk.
+    fn add(&mut self, event: Event) {
         let level = if event.result == "ok" { log::Level::Info } else { log::Level::Warn };
-        log::log!(target: "event", level, "{}", fields(event));
-        if let Err(reason) = self.append(event) {
-            let count = self.lost.take().map_or(0, |(_, count)| count) + 1;
-            if count == 1 {
-                log::error!("events cannot be written to the event log: {reason}");
-            }
-            self.lost = Some((reason, count));
+        log::log!(target: "event", level, "{}", fields(&event));
+        if self.pending.len() < MOST_PENDING {
+            self.pending.push_back((Instant::now(), event));
+        } else {
+            self.lose("the disk is too slow".into());
         }
     }
 
-    /// Appends the event, and before it how many could not be.
-    fn append(&mut self, event: &Event) -> Result<(), String> {
-        if let Some((reason, count)) = &self.lost {
-            let message = format!("{count} events are in the daemon's log only: {reason}");
-            let gap = Action::own("events lost").ended::<()>(&Err(Failure::new(FailureKind::Io, message)));
-            self.append_line(&gap)?;
-            self.lost = None;
-        }
-        self.append_line(event)
+    fn pop(&mut self) {
+        self.pending.pop_front();
+        self.done += 1;
     }
 
-    fn append_line(&mut self, event: &Event) -> Result<(), String> {
-        let line = serde_json::to_string(event).map_err(|error| error.to_string())?;
-        self.log.append(&line).map_err(|error| error.to_string())
+    fn lose(&mut self, reason: String) {
+        let count = self.lost.take().map_or(0, |(_, count)| count) + 1;
+        if count == 1 {
+            log::error!("events cannot be written to the event log: {reason}");
+        }
+        self.lost = Some((reason, count));
+    }
+
+    /// Notes that `count` events that were lost have been told of.
+    fn told_of(&mut self, count: u64) {
+        self.lost =
+            self.lost.take().filter(|(_, all)| *all > count).map(|(reason, all)| (reason, all - count));
     }
 }
 
@@ -237,6 +345,8 @@ impl FailureCounts {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::OpenOptionsExt;
+
     use super::*;
 
     #[test]
@@ -286,6 +396,41 @@ mod tests {
         recorder.record(&by(1), &Ok(()));
         let end = receiver.recv_timeout(Duration::from_secs(60)).expect("nobody wakes who waits");
         assert_eq!(end, recorder.reader(0, Duration::ZERO).end());
+    }
+
+    /// The segment is a FIFO without a reader: to open it takes until there is one.
+    #[test]
+    fn a_disk_that_hangs_keeps_nobody_waiting_for_long_and_loses_only_what_is_too_much() {
+        let directory = tempfile::tempdir().unwrap();
+        let limit = Duration::from_millis(100);
+        let recorder =
+            Recorder::open_with(directory.path().join("events"), Bounds::default(), limit).unwrap();
+        let segment = directory.path().join("events/events-00000000000000000000.jsonl");
+        nix::unistd::mkfifo(&segment, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        for _ in 0..MOST_PENDING + 10 {
+            recorder.record(&by(1), &Ok(()));
+        }
+        assert_eq!(recorder.reader(0, Duration::ZERO).end(), 0);
+        let problem = recorder.problem().unwrap();
+        assert!(problem.starts_with("256 events have been waiting for the disk for "), "{problem}");
+        // The disk is back: one event is lost to the FIFO, which takes no sync.
+        let fifo = directory.path().join("fifo");
+        std::fs::rename(&segment, &fifo).unwrap();
+        let reader = std::fs::File::options().read(true).custom_flags(libc::O_NONBLOCK).open(&fifo).unwrap();
+        assert!(recorder.reader(0, Duration::from_secs(120)).end() > 0);
+        recorder.record(&by(2), &Ok(()));
+        let start = Instant::now();
+        let mut events = read(&recorder);
+        while events.last().and_then(|event| event.uid) != Some(2) {
+            assert!(start.elapsed() < Duration::from_secs(120), "{:?}", recorder.problem());
+            std::thread::sleep(Duration::from_millis(10));
+            events = read(&recorder);
+        }
+        drop(reader);
+        assert_eq!(events.iter().filter(|event| event.uid == Some(1)).count(), MOST_PENDING - 1);
+        let told: Vec<_> = events.iter().filter(|event| event.verb == "events lost").collect();
+        assert!(told.len() == 1 && told[0].message.as_ref().unwrap().starts_with("11 events "), "{told:?}");
+        assert!(recorder.problem().is_none());
     }
 
     #[test]

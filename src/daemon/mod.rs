@@ -211,8 +211,8 @@ pub fn run(options: &Options) -> Result<(), Failure> {
         log::warn!("stopping although a command is still under way");
     }
     daemon.lock_providers();
-    daemon.recorder.finish();
     daemon.recorder.record(&Action::own("daemon stop"), &Ok(()));
+    daemon.recorder.finish();
     if let Err(error) = std::fs::remove_file(&socket) {
         log::warn!("cannot remove {}: {error}", socket.display());
     }

@@ -29,7 +29,7 @@ fn the_passphrase_gets_to_the_daemon_and_the_volume_has_its_name() {
     let told = adopt(&daemon, &[image, "--passphrase-fd", "0"], b"stock\n");
     assert_eq!(told, (Some(0), said.into(), String::new()));
     assert_eq!(daemon.secrets(), [b"stock"]);
-    let arguments = [image, "--name", "vm8", "--key-file", "-", "--remove-passphrases", "--json"];
+    let arguments = [image, "--name", "vm8", "--key-file", "-", "--remove-passphrases", "--yes", "--json"];
     let (code, answer, _) = adopt(&daemon, &arguments, b"stock\n");
     let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
     assert_eq!(

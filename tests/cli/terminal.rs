@@ -5,13 +5,14 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus};
+use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::pty::openpty;
 use nix::sys::termios::{LocalFlags, tcgetattr};
 
-use crate::blkseal;
 use crate::daemon::Daemon;
+use crate::{blkseal, with_default_signals};
 
 /// A command at a terminal of its own.
 pub struct Session {
@@ -72,7 +73,18 @@ impl Session {
 
     /// Waits for the end; how the command ended, and all that was on the terminal.
     pub fn end(mut self) -> (ExitStatus, String) {
-        let status = self.child.wait().unwrap();
+        let start = Instant::now();
+        let status = loop {
+            match self.child.try_wait().unwrap() {
+                Some(status) => break status,
+                // What fails to end is ended, so that no run of the tests hangs.
+                None if start.elapsed() > Duration::from_secs(60) => {
+                    self.child.kill().unwrap();
+                    panic!("the command does not end: {:?}", self.seen);
+                }
+                None => std::thread::sleep(Duration::from_millis(10)),
+            }
+        };
         assert!(self.echoes(), "the terminal is left as it was found");
         drop(self.terminal);
         let mut rest = Vec::new();
@@ -181,6 +193,7 @@ fn a_stopped_command_leaves_the_terminal_as_it_was_and_asks_again() {
     let script = "set -m; \"$0\" provider unlock lab; stty -a | grep -o '.echo '; fg";
     let mut command = Command::new("bash");
     command.args(["-c", script, env!("CARGO_BIN_EXE_blkseal")]).env("BLKSEAL_SOCKET", &daemon.socket);
+    with_default_signals(&mut command);
     let mut session = Session::start(command);
     session.wait_for("Passphrase of key provider lab: ");
     session.type_in("\x1a");
@@ -225,4 +238,46 @@ fn without_a_terminal_the_options_are_named() {
     let seen = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(64), "{seen}");
     assert!(seen.contains("no terminal") && seen.contains("--key-file FILE or --passphrase-fd N"), "{seen}");
+}
+
+const IRREVERSIBLE: [(&[&str], &str); 5] = [
+    (&["kek", "revoke", "office/f2c9a5d0"], "Take KEK f2c9a5d0 of office out of use for good?"),
+    (&["kek", "destroy", "office/f2c9a5d0"], "Destroy KEK f2c9a5d0 of office, and what only it opens?"),
+    (&["recovery", "remove", "vm1", "--all"], "Remove all recovery passphrases of vm1?"),
+    (&["recovery", "remove", "vm1", "--keyslot", "1"], "Remove the recovery passphrase in keyslot 1 of vm1?"),
+    (&["create", "/srv/vm1.img", "--force"], "Overwrite what is on /srv/vm1.img?"),
+];
+
+#[test]
+fn what_cannot_be_undone_is_asked_about() {
+    let daemon = Daemon::start();
+    for (arguments, question) in IRREVERSIBLE {
+        for (answer, code) in [("yes\n", 0), ("no\n", 64), ("\n", 64)] {
+            let mut session = start(&daemon, arguments);
+            session.wait_for(&format!("{question} [yes/no] "));
+            session.type_in(answer);
+            let (status, seen) = session.end();
+            assert_eq!(status.code(), Some(code), "{arguments:?}: {seen}");
+            assert_eq!(seen.contains("nothing was done"), code != 0, "{seen}");
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_undone_takes_yes_where_there_is_no_terminal() {
+    let daemon = Daemon::start();
+    for (arguments, _) in IRREVERSIBLE {
+        let run = |more: &[&str]| {
+            let mut command = blkseal(&daemon.socket);
+            command.args(arguments).args(more);
+            // SAFETY: setsid is async-signal-safe and changes the new process only.
+            unsafe { command.pre_exec(|| Ok(nix::unistd::setsid().map(drop)?)) };
+            command.output().unwrap()
+        };
+        let output = run(&[]);
+        let seen = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(64), "{seen}");
+        assert!(seen.contains("nothing was done") && seen.contains("--yes"), "{seen}");
+        assert_eq!(run(&["--yes"]).status.code(), Some(0));
+    }
 }

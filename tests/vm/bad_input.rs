@@ -112,7 +112,7 @@ fn backings_that_cannot_be_used() {
         host.path("key")
     ));
     refuse(&luks, EXISTS, &["luks", "--force"]);
-    host.create("forced", &ext4, &["--force"]);
+    host.create("forced", &ext4, &["--force", "--yes"]);
 
     let attached = host.image("attached", 32 << 20);
     let device = run(&format!("losetup --show -f {attached}")).trim().to_owned();
@@ -120,8 +120,8 @@ fn backings_that_cannot_be_used() {
     let mount_point = host.path("mnt");
     run(&format!("mkdir {mount_point}"));
     run(&format!("mount {device} {mount_point}"));
-    refused(&host, &["create", &device, "--name", "new", "--force"], BUSY, &[&device]);
-    refused(&host, &["create", &attached, "--name", "new", "--force"], BUSY, &[&attached]);
+    refused(&host, &["create", &device, "--name", "new", "--force", "--yes"], BUSY, &[&device]);
+    refused(&host, &["create", &attached, "--name", "new", "--force", "--yes"], BUSY, &[&attached]);
     run(&format!("umount {mount_point}"));
     run(&format!("losetup -d {device}"));
 }
@@ -133,7 +133,12 @@ fn volumes_in_use() {
     let volume = host.create("busy", &backing, &[]);
     let path = volume.open(&[]);
     refused(&host, &["open", "busy"], BUSY, &["busy"]);
-    refused(&host, &["create", &backing, "--name", "other", "--force"], EXISTS, &[&backing, "volume busy"]);
+    refused(
+        &host,
+        &["create", &backing, "--name", "other", "--force", "--yes"],
+        EXISTS,
+        &[&backing, "volume busy"],
+    );
     run(&format!("mkfs.ext4 -q {}", path.display()));
     let mount_point = host.path("mnt");
     run(&format!("mkdir {mount_point}"));

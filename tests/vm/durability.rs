@@ -101,7 +101,7 @@ impl Drop for Log {
 const DATA: u64 = (16 << 20) / 512;
 
 fn opened<'a>(host: &'a Host, log: &Log, options: &[&str]) -> Volume<'a> {
-    let volume = host.create("logged", &log.path(), &["--force"]);
+    let volume = host.create("logged", &log.path(), &["--force", "--yes"]);
     volume.open(options);
     volume
 }

@@ -55,7 +55,7 @@ impl Drop for Broken {
 fn a_failing_backing_gives_eio_and_the_device_lives_on() {
     let host = Host::start();
     let broken = Broken::new(&host);
-    let volume = host.create("broken", &broken.path(), &["--force"]);
+    let volume = host.create("broken", &broken.path(), &["--force", "--yes"]);
     let disk_path = volume.open(&[]);
     let worker = volume.worker_pid();
     let disk = Disk::open(&disk_path, 0);

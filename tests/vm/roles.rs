@@ -39,8 +39,8 @@ fn a_group_opens_and_closes_and_does_nothing_cryptographic() {
     let refused: [(&[&str], &str, &str); 6] = [
         (&["open", "vol"], nobody, "access"),
         (&["list"], nobody, "look"),
-        (&["create", &backing, "--name", "new", "--force"], member, "encrypt-new"),
-        (&["recovery", "remove", "vol", "--all"], member, "decrypt"),
+        (&["create", &backing, "--name", "new", "--force", "--yes"], member, "encrypt-new"),
+        (&["recovery", "remove", "vol", "--all", "--yes"], member, "decrypt"),
         (&["provider", "lock", "keys"], member, "manage-keys"),
         (&["study", "plain", "raw", &backing], member, "add-disk"),
     ];

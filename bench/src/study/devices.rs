@@ -47,7 +47,7 @@ impl Ground {
         let backing = &self.backings.paths()[number];
         let sector_size = self.sector_size.to_string();
         let name = volume_name(DeviceKind::Crypt, number);
-        let mut command = self.daemon.command(&["create", "--force", "--name", &name]);
+        let mut command = self.daemon.command(&["create", "--force", "--yes", "--name", &name]);
         // Whether data may be lost was decided by `backing::check`.
         commands::output(
             command.arg(backing).arg("--header").arg(header).args(["--sector-size", &sector_size]),
