@@ -11,6 +11,7 @@ use seccompiler::{
     BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
     SeccompRule,
 };
+use ublk_targets::ring;
 
 /// What no process of blkseal has a use for, as long as it lives: other processes' memory, the kernel's keys and code, the
 /// machine's clock and swap.
@@ -44,10 +45,9 @@ const NEVER: &[c_long] = &[
 
 /// What a worker does once its device serves. It opens nothing, connects to nothing and starts nothing but threads.
 const SERVING: &[c_long] = &[
-    // Requests: all I/O on the device and on the backing goes through rings.
+    // Requests: all I/O on the device and on the backing goes through rings. No filter sees what a ring does, so each was
+    // confined when it was made (`ublk_targets::ring`), and no others can be made.
     libc::SYS_io_uring_enter,
-    libc::SYS_io_uring_register,
-    libc::SYS_io_uring_setup,
     // Memory, of the allocator and of threads' stacks.
     libc::SYS_brk,
     libc::SYS_madvise,
@@ -130,14 +130,16 @@ pub fn allow_serving() -> Result<(), Error> {
     let calls = SERVING.iter().chain(SERVING_X86);
     let mut rules: BTreeMap<_, _> = calls.map(|call| (*call, Vec::new())).collect();
     // Threads get names; the attributes that keep this process from being dumped stay.
-    let name_only = SeccompCondition::new(
-        0,
-        SeccompCmpArgLen::Dword,
-        SeccompCmpOp::Eq,
-        libc::PR_SET_NAME.unsigned_abs().into(),
-    )?;
-    rules.insert(libc::SYS_prctl, vec![SeccompRule::new(vec![name_only])?]);
+    rules.insert(libc::SYS_prctl, vec![argument_is(0, libc::PR_SET_NAME.unsigned_abs())?]);
+    // A ring lets go of its files at its end.
+    rules.insert(libc::SYS_io_uring_register, vec![argument_is(1, ring::UNREGISTER_FILES.into())?]);
     apply(rules, SeccompAction::Errno(libc::EPERM.unsigned_abs()), SeccompAction::Allow)
+}
+
+/// Matches calls whose argument of this number is `value`.
+fn argument_is(number: u8, value: u32) -> Result<SeccompRule, BackendError> {
+    let condition = SeccompCondition::new(number, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value.into())?;
+    SeccompRule::new(vec![condition])
 }
 
 fn apply(
@@ -148,4 +150,51 @@ fn apply(
     let filter = SeccompFilter::new(rules, otherwise, matching, ARCH.try_into()?)?;
     let program: BpfProgram = filter.try_into()?;
     Ok(seccompiler::apply_filter_all_threads(&program)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    /// The answer of a system call with two arguments and zeros, as 0 or the errno.
+    fn errno_of(call: c_long, first: usize, second: usize) -> i32 {
+        // SAFETY: the calls of the test below name no memory but a path that is a constant.
+        match unsafe { libc::syscall(call, first, second, 0, 0, 0) } {
+            -1 => std::io::Error::last_os_error().raw_os_error().unwrap(),
+            _ => 0,
+        }
+    }
+
+    #[test]
+    fn a_serving_worker_opens_nothing_and_makes_no_ring() {
+        const CHILD: &str = "BLKSEAL_TEST_SERVING";
+        if std::env::var_os(CHILD).is_some() {
+            nix::sys::prctl::set_no_new_privs().unwrap();
+            let register = |operation: u8| errno_of(libc::SYS_io_uring_register, 0, operation.into());
+            assert_eq!(errno_of(libc::SYS_io_uring_setup, 4, 0), libc::EFAULT); // allowed so far
+            allow_serving().unwrap();
+            assert_eq!(errno_of(libc::SYS_io_uring_setup, 4, 0), libc::EPERM);
+            assert_eq!(register(0), libc::EPERM);
+            assert_ne!(register(ring::UNREGISTER_FILES), libc::EPERM); // standard input is no ring
+            let path = c"/etc/passwd".as_ptr().addr();
+            assert_eq!(errno_of(libc::SYS_openat, path, path), libc::EPERM);
+            assert_eq!(errno_of(libc::SYS_socket, 2, 1), libc::EPERM);
+            println!("all as it should be");
+            return;
+        }
+        // In a process of its own, for a filter holds for all threads and for ever.
+        let child = Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "seccomp::tests::a_serving_worker_opens_nothing_and_makes_no_ring",
+                "--nocapture",
+            ])
+            .env(CHILD, "1")
+            .output()
+            .unwrap();
+        let output = String::from_utf8_lossy(&child.stdout);
+        assert!(output.contains("all as it should be"), "{output}{}", String::from_utf8_lossy(&child.stderr));
+    }
 }

@@ -5,13 +5,16 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-
-use io_uring::{opcode, squeue, types};
+use std::time::Duration;
 
 use crate::buffer::Sealed;
 use crate::cipher::SectorSize;
-use crate::queue::ring::{BACKING_FILE, submit};
 use crate::request::{IoError, LBA_BYTES, SectorRange};
+use crate::ring::{Io, Uring};
+
+/// Pauses between tries of an operation that the kernel did not get to: 1 ms, and twice as long each time, four seconds in
+/// all. What does not work by then is an error.
+const PAUSES: u32 = 12;
 
 /// Why a backing cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -66,8 +69,9 @@ pub struct BackingOptions {
     pub read_only: bool,
 }
 
-/// An open backing.
-pub struct Backing {
+/// An open backing, whose operations go through `I`.
+pub struct Backing<I = Uring> {
+    io: I,
     file: File,
     is_device: bool,
     direct: bool,
@@ -103,9 +107,17 @@ impl Backing {
             return Err(BackingError::TooSmall { path: path.to_owned(), found: size, needed });
         }
         let physical_block = physical_block(&file, is_device).map_err(fail)?.max(sector_size);
-        Ok(Self { file, is_device, direct, offset: options.offset, length, physical_block })
+        Ok(Self { io: Uring, file, is_device, direct, offset: options.offset, length, physical_block })
     }
 
+    /// The same backing with operations that go through `io`: for tests.
+    pub fn through<I: Io>(self, io: I) -> Backing<I> {
+        let Self { io: _, file, is_device, direct, offset, length, physical_block } = self;
+        Backing { io, file, is_device, direct, offset, length, physical_block }
+    }
+}
+
+impl<I: Io> Backing<I> {
     /// Units of 512 bytes from the start of the data to its end.
     pub fn sectors(&self) -> u64 {
         self.length / LBA_BYTES
@@ -137,14 +149,10 @@ impl Backing {
         buffer: &'b mut [u8],
     ) -> Result<Sealed<'b>, IoError> {
         let data = &mut buffer[..usize_of(range.bytes())];
+        let start = self.offset + range.offset();
         let mut done = 0;
         while done < data.len() {
-            let rest = &mut data[done..];
-            let entry = opcode::Read::new(types::Fixed(BACKING_FILE), rest.as_mut_ptr(), length_of(rest))
-                .offset(self.offset + range.offset() + done as u64)
-                .build();
-            // SAFETY: `rest` is borrowed until the answer; a queue runs its tasks to the end.
-            match unsafe { submit(entry) }.await? {
+            match self.try_again(async || self.io.read(start + done as u64, &mut data[done..]).await).await? {
                 0 => return Err(IoError::ShortTransfer),
                 read => done += read as usize,
             }
@@ -161,15 +169,12 @@ impl Backing {
     ) -> Result<(), IoError> {
         let data = data.bytes();
         assert_eq!(data.len() as u64, range.bytes(), "a write is as long as its range");
+        let start = self.offset + range.offset();
+        self.reaches(start + range.bytes())?;
         let mut done = 0;
         while done < data.len() {
-            let rest = &data[done..];
-            let entry = opcode::Write::new(types::Fixed(BACKING_FILE), rest.as_ptr(), length_of(rest))
-                .offset(self.offset + range.offset() + done as u64)
-                .rw_flags(if durable { libc::RWF_DSYNC } else { 0 })
-                .build();
-            // SAFETY: `rest` is borrowed until the answer; a queue runs its tasks to the end.
-            match unsafe { submit(entry) }.await? {
+            let write = async || self.io.write(start + done as u64, &data[done..], durable).await;
+            match self.try_again(write).await? {
                 0 => return Err(IoError::ShortTransfer),
                 written => done += written as usize,
             }
@@ -177,40 +182,56 @@ impl Backing {
         Ok(())
     }
 
-    /// Brings everything written so far to stable storage.
+    /// Brings everything written so far to stable storage. It is tried once: what failed is perhaps forgotten by a second
+    /// time, which would then be a success that is none.
     pub(crate) async fn flush(&self) -> Result<(), IoError> {
-        let entry = opcode::Fsync::new(types::Fixed(BACKING_FILE)).flags(types::FsyncFlags::DATASYNC).build();
-        // SAFETY: the entry names no memory.
-        unsafe { submit(entry) }.await.map(|_| ())
+        answer(self.io.sync().await).map(|_| ())
     }
 
     /// Tells the backing that the content of `range` is no longer needed. Kernels before 6.12 cannot do that to a
     /// device on a ring: the caller then gets EOPNOTSUPP, which the block layer takes for "no discard here".
     pub(crate) async fn discard(&self, range: SectorRange) -> Result<(), IoError> {
-        let offset = self.offset + range.offset();
-        let entry = if self.is_device {
-            // _IO(0x12, 0) of linux/blkdev.h; it takes the offset in `addr`, the length where `cmd` starts.
-            const BLOCK_URING_CMD_DISCARD: u32 = 0x12 << 8;
-            let mut length = [0; 16];
-            length[..8].copy_from_slice(&range.bytes().to_ne_bytes());
-            opcode::UringCmd16::new(types::Fixed(BACKING_FILE), BLOCK_URING_CMD_DISCARD)
-                .addr(Some(offset))
-                .cmd(length)
-                .build()
-                // From a context that may block: without waiting, a device that lacks REQ_NOWAIT (some device-mapper
-                // targets) refuses as if it had no discard.
-                .flags(squeue::Flags::ASYNC)
-        } else {
-            opcode::Fallocate::new(types::Fixed(BACKING_FILE), range.bytes())
-                .offset(offset)
-                .mode(libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE)
-                .build()
+        let (offset, bytes) = (self.offset + range.offset(), range.bytes());
+        let outcome = match self.is_device {
+            true => self.try_again(async || self.io.discard(offset, bytes).await).await,
+            false => self.try_again(async || self.io.punch_hole(offset, bytes).await).await,
         };
-        // SAFETY: the entry names no memory.
-        match unsafe { submit(entry) }.await {
+        match outcome {
             Err(IoError::Backing(libc::ENOTTY)) => Err(IoError::Unsupported),
             other => other.map(|_| ()),
         }
+    }
+
+    /// Fails where a file ends before `end`: somebody has cut it short, and a write would make it grow again, with zeros in
+    /// the place of all that was lost between.
+    ///
+    /// A question to memory at each write, which is little beside a write to a file. Writes to a device ask nothing: it
+    /// does not grow.
+    fn reaches(&self, end: u64) -> Result<(), IoError> {
+        match !self.is_device && size_now(&self.file)? < end {
+            true => Err(IoError::ShortTransfer),
+            false => Ok(()),
+        }
+    }
+
+    /// Has `operation` tried until the kernel gets to it, within limits. Answers bytes moved.
+    async fn try_again(&self, mut operation: impl AsyncFnMut() -> i32) -> Result<u32, IoError> {
+        for doubled in 0..PAUSES {
+            match answer(operation().await) {
+                Err(IoError::Unfinished) => self.io.pause(Duration::from_millis(1 << doubled)).await,
+                outcome => return outcome,
+            }
+        }
+        answer(operation().await)
+    }
+}
+
+/// What the kernel's answer to an operation means.
+fn answer(answer: i32) -> Result<u32, IoError> {
+    match u32::try_from(answer) {
+        Ok(done) => Ok(done),
+        Err(_) if answer == -libc::EINTR || answer == -libc::EAGAIN => Err(IoError::Unfinished),
+        Err(_) => Err(IoError::Backing(answer.saturating_neg())),
     }
 }
 
@@ -250,6 +271,24 @@ fn size_of(file: &File, is_device: bool) -> io::Result<u64> {
     Ok(bytes)
 }
 
+/// Bytes of a file as this host knows it: of one on a network, what was last heard, so that nothing waits for its server.
+fn size_now(file: &File) -> Result<u64, IoError> {
+    let stat = statx(file, libc::AT_STATX_DONT_SYNC, libc::STATX_SIZE)
+        .map_err(|error| IoError::Backing(error.raw_os_error().unwrap_or(libc::EIO)))?;
+    Ok(stat.stx_size)
+}
+
+fn statx(file: &File, flags: libc::c_int, mask: libc::c_uint) -> io::Result<libc::statx> {
+    // SAFETY: all-zero is a valid `statx`.
+    let mut stat: libc::statx = unsafe { std::mem::zeroed() };
+    let flags = libc::AT_EMPTY_PATH | flags;
+    // SAFETY: the path is an empty constant string, and `stat` is writable.
+    match unsafe { libc::statx(file.as_raw_fd(), c"".as_ptr(), flags, mask, &mut stat) } {
+        0 => Ok(stat),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Bytes of the unit that I/O past the page cache must be aligned to.
 fn io_block(file: &File, is_device: bool) -> io::Result<u32> {
     if is_device {
@@ -258,13 +297,10 @@ fn io_block(file: &File, is_device: bool) -> io::Result<u32> {
         unsafe { ioctl::logical_block(file.as_raw_fd(), &mut block) }?;
         return Ok(block.unsigned_abs());
     }
-    // SAFETY: all-zero is a valid `statx`.
-    let mut stat: libc::statx = unsafe { std::mem::zeroed() };
-    // SAFETY: the path is an empty constant string, and `stat` is writable.
-    let failed = unsafe {
-        libc::statx(file.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH, libc::STATX_DIOALIGN, &mut stat)
-    };
-    if failed == 0 && stat.stx_mask & libc::STATX_DIOALIGN != 0 && stat.stx_dio_offset_align != 0 {
+    if let Ok(stat) = statx(file, 0, libc::STATX_DIOALIGN)
+        && stat.stx_mask & libc::STATX_DIOALIGN != 0
+        && stat.stx_dio_offset_align != 0
+    {
         return Ok(stat.stx_dio_offset_align);
     }
     // Kernels before 6.1 do not tell; every disk takes 4096, and smaller sectors then go through the page cache.
@@ -284,9 +320,4 @@ fn physical_block(file: &File, is_device: bool) -> io::Result<u32> {
 /// A tag's buffer is addressed by `usize`, and ranges with data are no longer than it.
 fn usize_of(bytes: u64) -> usize {
     bytes as usize
-}
-
-fn length_of(data: &[u8]) -> u32 {
-    // The kernel moves less than 2 GiB at once; what is left is moved by the next turn of the caller's loop.
-    data.len().min(1 << 30) as u32
 }

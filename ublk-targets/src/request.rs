@@ -20,6 +20,8 @@ pub enum IoError {
     ReadOnly,
     /// The backing gave or took fewer bytes than asked, and no more came: it has shrunk or is full.
     ShortTransfer,
+    /// The kernel did not get to the operation (EINTR, EAGAIN), and would not within the time that it was given.
+    Unfinished,
     /// The backing failed with this errno.
     Backing(i32),
 }
@@ -31,7 +33,7 @@ impl IoError {
             Self::Unsupported => libc::EOPNOTSUPP,
             Self::OutOfRange | Self::Misaligned | Self::TooLong => libc::EINVAL,
             Self::ReadOnly => libc::EROFS,
-            Self::ShortTransfer => libc::EIO,
+            Self::ShortTransfer | Self::Unfinished => libc::EIO,
             Self::Backing(errno) => errno,
         }
     }
@@ -131,10 +133,15 @@ pub enum Operation {
     },
     /// Bring everything that was answered so far to stable storage.
     Flush,
-    /// The range's content is no longer needed.
+    /// The range's content is no longer needed. A hint: nothing of it need be on stable storage, whatever the flags say.
     Discard(SectorRange),
     /// The range reads as zeros from now on.
-    WriteZeroes(SectorRange),
+    WriteZeroes {
+        /// Which one.
+        range: SectorRange,
+        /// Whether the zeros must be on stable storage before the answer.
+        fua: bool,
+    },
 }
 
 impl Operation {
@@ -146,13 +153,13 @@ impl Operation {
             range => Ok(range),
         };
         let writable = || if shape.read_only { Err(IoError::ReadOnly) } else { Ok(()) };
+        let fua = raw.op_flags & FLAG_FUA != 0;
         match raw.op_flags & 0xff {
             OP_READ => Ok(Self::Read(buffered()?)),
-            OP_WRITE => writable()
-                .and_then(|()| Ok(Self::Write { range: buffered()?, fua: raw.op_flags & FLAG_FUA != 0 })),
+            OP_WRITE => writable().and_then(|()| Ok(Self::Write { range: buffered()?, fua })),
             OP_FLUSH => Ok(Self::Flush),
             OP_DISCARD if shape.discard => writable().and_then(|()| Ok(Self::Discard(range()?))),
-            OP_WRITE_ZEROES => writable().and_then(|()| Ok(Self::WriteZeroes(range()?))),
+            OP_WRITE_ZEROES => writable().and_then(|()| Ok(Self::WriteZeroes { range: range()?, fua })),
             _ => Err(IoError::Unsupported),
         }
     }
@@ -161,7 +168,7 @@ impl Operation {
     pub fn answer(self) -> u32 {
         match self {
             Self::Read(range) | Self::Write { range, .. } => range.count * LBA_BYTES as u32,
-            Self::Flush | Self::Discard(_) | Self::WriteZeroes(_) => 0,
+            Self::Flush | Self::Discard(_) | Self::WriteZeroes { .. } => 0,
         }
     }
 }
@@ -207,9 +214,12 @@ mod tests {
 
     #[test]
     fn fua_is_seen() {
-        let write = |fua| Ok(Operation::Write { range: SectorRange { first: 8, count: 8 }, fua });
-        assert_eq!(parse(OP_WRITE | FLAG_FUA, 8, 8, &SHAPE), write(true));
-        assert_eq!(parse(OP_WRITE, 8, 8, &SHAPE), write(false));
+        let range = SectorRange { first: 8, count: 8 };
+        for (flag, fua) in [(FLAG_FUA, true), (0, false)] {
+            assert_eq!(parse(OP_WRITE | flag, 8, 8, &SHAPE), Ok(Operation::Write { range, fua }));
+            let zeroes = Ok(Operation::WriteZeroes { range, fua });
+            assert_eq!(parse(OP_WRITE_ZEROES | flag, 8, 8, &SHAPE), zeroes);
+        }
     }
 
     #[test]

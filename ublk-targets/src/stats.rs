@@ -39,7 +39,7 @@ impl QueueStats {
             }
             Ok(Operation::Flush) => add(&self.flushes, 1),
             Ok(Operation::Discard(_)) => add(&self.discards, 1),
-            Ok(Operation::WriteZeroes(_)) => add(&self.write_zeroes, 1),
+            Ok(Operation::WriteZeroes { .. }) => add(&self.write_zeroes, 1),
             Err(_) => add(&self.errors, 1),
         }
         match op_flags & 0xff {

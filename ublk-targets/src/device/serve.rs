@@ -5,7 +5,7 @@ use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use io_uring::IoUring;
+use io_uring::{IoUring, squeue};
 use libublk::ctrl::{UblkCtrl, UblkCtrlBuilder, ublk_init_ctrl_task_ring};
 use libublk::io::{UblkDev, io_thread_idx, set_io_thread_idx};
 use libublk::{UblkError, UblkFlags, sys};
@@ -13,6 +13,7 @@ use libublk::{UblkError, UblkFlags, sys};
 use super::{DeviceError, Layout, Owner, Running, Start, check_available, driver, ignore_absent};
 use crate::queue;
 use crate::request::{LBA_BYTES, Shape};
+use crate::ring;
 use crate::stats::QueueStats;
 use crate::target::Target;
 
@@ -38,8 +39,10 @@ pub fn serve<T: Target>(
     // Aside: the kernel gives a thread that waits for a ring helpers, which wake every five seconds as long as it lives.
     let started = thread::scope(|scope| scope.spawn(|| Live::start(start, layout, target)).join());
     let (live, running) = started.unwrap_or_else(|panic| panic::resume_unwind(panic))?;
+    // While rings can be made: `ready` may forbid it.
+    let ring = ring::for_control(CONTROL_ENTRIES).map_err(|error| driver("control")(error.into()))?;
     ready(running);
-    live.wait()
+    live.wait(ring)
 }
 
 /// A device whose node takes requests.
@@ -70,16 +73,16 @@ impl Live {
     }
 
     /// Waits until somebody has stopped the device, and deletes it.
-    fn wait(self) -> Result<(), DeviceError> {
+    fn wait(self, ring: IoUring<squeue::Entry128>) -> Result<(), DeviceError> {
         for queue in self.queues {
             queue.join().unwrap_or_else(|panic| panic::resume_unwind(panic));
         }
         // Control commands go through a ring of the thread, and the first ones were another's.
-        let ring = |ring: &mut Option<_>| {
-            *ring = Some(IoUring::builder().build(CONTROL_ENTRIES)?);
+        let give = |place: &mut Option<_>| {
+            *place = Some(ring);
             Ok(())
         };
-        ublk_init_ctrl_task_ring(ring).map_err(driver("control"))?;
+        ublk_init_ctrl_task_ring(give).map_err(driver("control"))?;
         // Whoever stopped it has done this, unless the driver did, for its own reasons.
         let _ = self.control.stop_dev();
         // The driver waits for the last descriptor of the device.

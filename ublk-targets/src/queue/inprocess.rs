@@ -6,9 +6,10 @@ use std::os::fd::AsRawFd;
 
 use smol::LocalExecutor;
 
-use super::{execute, ring};
+use super::execute;
 use crate::buffer::TagBuffer;
 use crate::request::Descriptor;
+use crate::ring;
 use crate::stats::QueueStats;
 use crate::target::Target;
 
@@ -34,6 +35,7 @@ pub fn serve<T: Target>(
     let backing = target.backing_fd().unwrap_or(placeholder.as_raw_fd());
     ring::set_up(depth)?;
     ring::register(&[placeholder.as_raw_fd(), backing])?;
+    ring::confine()?;
     let buffers = (0..depth).map(|_| TagBuffer::new(buffer_bytes)).collect::<io::Result<Vec<_>>>()?;
     let stats = QueueStats::default();
     {

@@ -4,7 +4,6 @@
 //! `execute`, so what is tested without a kernel module is what serves a device.
 
 pub mod inprocess;
-pub(crate) mod ring;
 pub(crate) mod ublk;
 
 use std::time::Instant;

@@ -9,9 +9,10 @@ use libublk::uring_async::{ublk_reap_io_events_with_update_queue, ublk_wake_task
 use libublk::{BufDesc, UblkError};
 use smol::LocalExecutor;
 
-use super::{execute, ring};
+use super::execute;
 use crate::buffer::TagBuffer;
 use crate::request::Descriptor;
+use crate::ring;
 use crate::stats::QueueStats;
 use crate::target::Target;
 
@@ -40,6 +41,7 @@ fn run<T: Target>(
 ) -> Result<(), UblkError> {
     ring::set_up(device.dev_info.queue_depth)?;
     let queue = Rc::new(UblkQueue::new(index, device)?);
+    ring::confine()?;
     // All buffers exist before the device starts, so that no request ever waits for memory.
     let buffers = queue
         .tags()

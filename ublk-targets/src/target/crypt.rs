@@ -7,17 +7,18 @@ use crate::backing::Backing;
 use crate::buffer::Sealed;
 use crate::cipher::Cipher;
 use crate::request::{IoError, Operation, SectorRange, Shape};
+use crate::ring::{Io, Uring};
 
 /// A volume: a cipher over a backing. Sector n of the device is sector n of the backing's data, encrypted.
-pub struct Crypt {
-    backing: Backing,
+pub struct Crypt<I = Uring> {
+    backing: Backing<I>,
     cipher: Cipher,
     shape: Shape,
 }
 
-impl Crypt {
+impl<I: Io> Crypt<I> {
     /// A volume on all of `backing`, with the cipher's sector size.
-    pub fn new(backing: Backing, cipher: Cipher, discard: bool, read_only: bool) -> Self {
+    pub fn new(backing: Backing<I>, cipher: Cipher, discard: bool, read_only: bool) -> Self {
         let (sectors, physical_block) = (backing.sectors(), backing.physical_block());
         let sector_size = cipher.sector_size();
         Self { backing, cipher, shape: Shape { sectors, sector_size, physical_block, discard, read_only } }
@@ -42,7 +43,7 @@ impl Crypt {
     }
 }
 
-impl Target for Crypt {
+impl<I: Io> Target for Crypt<I> {
     const NAME: &'static str = "crypt";
 
     fn shape(&self) -> &Shape {
@@ -60,10 +61,10 @@ impl Target for Crypt {
             Operation::Flush => self.backing.flush().await,
             Operation::Discard(range) => self.backing.discard(range).await,
             // A hole would not decrypt to zeros, so zeros are encrypted and written like all else.
-            Operation::WriteZeroes(range) => {
+            Operation::WriteZeroes { range, fua } => {
                 for chunk in range.chunks(buffer.len()) {
                     buffer[..chunk.bytes() as usize].fill(0);
-                    self.write(chunk, buffer, false).await?;
+                    self.write(chunk, buffer, fua).await?;
                 }
                 Ok(())
             }

@@ -7,22 +7,23 @@ use crate::backing::Backing;
 use crate::buffer::Sealed;
 use crate::cipher::SectorSize;
 use crate::request::{IoError, Operation, Shape};
+use crate::ring::{Io, Uring};
 
 /// A backing without encryption, for studies only.
-pub struct Plain {
-    backing: Backing,
+pub struct Plain<I = Uring> {
+    backing: Backing<I>,
     shape: Shape,
 }
 
-impl Plain {
+impl<I: Io> Plain<I> {
     /// A device with sectors of `sector_size` on all of `backing`.
-    pub fn new(backing: Backing, sector_size: SectorSize, discard: bool, read_only: bool) -> Self {
+    pub fn new(backing: Backing<I>, sector_size: SectorSize, discard: bool, read_only: bool) -> Self {
         let (sectors, physical_block) = (backing.sectors(), backing.physical_block());
         Self { backing, shape: Shape { sectors, sector_size, physical_block, discard, read_only } }
     }
 }
 
-impl Target for Plain {
+impl<I: Io> Target for Plain<I> {
     const NAME: &'static str = "plain";
 
     fn shape(&self) -> &Shape {
@@ -42,11 +43,11 @@ impl Target for Plain {
             }
             Operation::Flush => self.backing.flush().await,
             Operation::Discard(range) => self.backing.discard(range).await,
-            Operation::WriteZeroes(range) => {
+            Operation::WriteZeroes { range, fua } => {
                 for chunk in range.chunks(buffer.len()) {
                     let zeros = &mut buffer[..chunk.bytes() as usize];
                     zeros.fill(0);
-                    self.backing.write(chunk, &Sealed::without_encryption(zeros), false).await?;
+                    self.backing.write(chunk, &Sealed::without_encryption(zeros), fua).await?;
                 }
                 Ok(())
             }
