@@ -69,6 +69,7 @@ impl From<&LuksError> for Failure {
     fn from(error: &LuksError) -> Self {
         use FailureKind as Kind;
         let kind = match error {
+            LuksError::Memory(SecretError::WeakDek(_)) => Kind::BadData,
             LuksError::Memory(_) => Kind::System,
             LuksError::Missing(_) => Kind::NoInput,
             LuksError::SectorSize(_)
@@ -179,6 +180,7 @@ impl From<CipherError> for Failure {
             CipherError::SectorSize(_) | CipherError::UnknownPath(_) | CipherError::UnavailablePath(_) => {
                 FailureKind::InvalidArgument
             }
+            CipherError::Key(_) => FailureKind::BadData,
             CipherError::Memory(_) => FailureKind::System,
         };
         failure(kind, &error, None)
@@ -187,12 +189,17 @@ impl From<CipherError> for Failure {
 
 impl From<SecretError> for Failure {
     fn from(error: SecretError) -> Self {
-        let hint = match &error {
-            SecretError::Limit { .. } => {
-                Some("raise it: LimitMEMLOCK=infinity in the unit, or 'ulimit -l unlimited' in the shell")
-            }
-            SecretError::Os { .. } | SecretError::Length { .. } => None,
+        let (kind, hint) = match &error {
+            SecretError::Limit { .. } => (
+                FailureKind::System,
+                Some("raise it: LimitMEMLOCK=infinity in the unit, or 'ulimit -l unlimited' in the shell"),
+            ),
+            SecretError::WeakDek(_) => (
+                FailureKind::BadData,
+                Some("'cryptsetup reencrypt' with a passphrase of the volume gives it a key that protects"),
+            ),
+            SecretError::Os { .. } | SecretError::Length { .. } => (FailureKind::System, None),
         };
-        failure(FailureKind::System, &error, hint)
+        failure(kind, &error, hint)
     }
 }

@@ -64,7 +64,8 @@ pub struct DeviceArguments {
     /// Requests in flight a queue: 1 to 1024 [default: 64]
     #[arg(long, value_name = "N", value_parser = values::number::<u16>(1..=1024))]
     depth: Option<u16>,
-    /// Longest request: a power of two from 4K to 4M [default: 256K]
+    /// Longest request: a power of two from 4K to 4M; buffers, queues times depth times this, take 1 GiB at most
+    /// [default: 256K]
     #[arg(long, value_name = "BYTES", value_parser = values::max_io)]
     max_io: Option<u32>,
     /// Look for requests for so long before a queue's thread sleeps: shorter latencies for a busier processor, 0 to

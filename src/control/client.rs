@@ -1,7 +1,7 @@
 //! The calling side.
 
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -68,14 +68,15 @@ impl Client {
         Ok(Self::over(stream))
     }
 
-    /// Calls `method`; the descriptors of `secrets` go with it, in this order. They must live until the answer is
-    /// there: dropping a secret wipes the pages that the other side shares.
+    /// Calls `method`; copies of `secrets` go with it as descriptors, in this order.
     pub fn call<M: Method>(&mut self, method: &M, secrets: &[&Secret]) -> Result<M::Reply, Failure> {
-        let fds: Vec<_> = secrets.iter().map(|secret| secret.fd()).collect();
+        let shared = secrets.iter().map(|secret| secret.share()).collect::<Result<Vec<_>, _>>();
+        let shared = shared.map_err(|error| Failure::from_error(FailureKind::System, &error))?;
+        let fds: Vec<_> = shared.iter().map(AsFd::as_fd).collect();
         self.call_with(method, &fds)
     }
 
-    /// Calls `method` with any descriptors of secret memory.
+    /// Calls `method` with any descriptors of secret memory. What they lead to must live until the answer is there.
     pub fn call_with<M: Method>(&mut self, method: &M, fds: &[BorrowedFd<'_>]) -> Result<M::Reply, Failure> {
         let reply = match self.exchange(method, fds) {
             // Closed between two calls; this one was not read, so it may be made again.

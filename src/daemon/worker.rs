@@ -1,14 +1,14 @@
 //! Workers as the daemon sees them: started with a job, or found by their sockets.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use ublk_targets::secret::Dek;
+use ublk_targets::secret::Shared;
 
 use super::process::Process;
 use crate::control::worker::{GetReport, Job, Report, Serve};
@@ -22,7 +22,8 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 
 /// Starts a worker on `job`, with the DEK once that is found to be right, and waits until its device serves. `recover` is
-/// the device to take over. The DEK's pages are the worker's to wipe, and are wiped when this returns.
+/// the device to take over. The pages by which the worker gets the DEK are wiped when this returns: it has taken the key over by
+/// then, or is gone.
 pub(super) fn start(
     job: Job,
     recover: Option<u32>,
@@ -34,7 +35,11 @@ pub(super) fn start(
     })?;
     // Checked while the new process gets ready.
     let dek = dek.map(Unverified::verify).transpose().map_err(of_volume(&name));
-    let report = dek.and_then(|dek| serve(channel, job, recover, dek));
+    let dek = dek.and_then(|dek| Ok(dek.map(|dek| dek.share()).transpose()?));
+    let report = match &dek {
+        Ok(dek) => serve(channel, job, recover, dek.as_ref()),
+        Err(failure) => Err(failure.clone()),
+    };
     match report {
         Ok(report) => Ok((report, process)),
         Err(failure) => {
@@ -52,9 +57,14 @@ pub(super) fn start(
     }
 }
 
-fn serve(channel: UnixStream, job: Job, recover: Option<u32>, dek: Option<Dek>) -> Result<Report, Failure> {
-    let call = Serve { job, recover, dek: dek.as_ref().map(|_| SecretFd(0)) };
-    let fds: Vec<_> = dek.iter().map(Dek::fd).collect();
+fn serve(
+    channel: UnixStream,
+    job: Job,
+    recover: Option<u32>,
+    dek: Option<&Shared>,
+) -> Result<Report, Failure> {
+    let call = Serve { job, recover, dek: dek.map(|_| SecretFd(0)) };
+    let fds: Vec<_> = dek.iter().map(|dek| dek.as_fd()).collect();
     Client::over_with_limit(channel, START_LIMIT)
         .map_err(|error| Failure::from_error(FailureKind::System, &error))?
         .call_with(&call, &fds)

@@ -30,7 +30,7 @@ impl<'a> Sealed<'a> {
 }
 
 /// One tag's data buffer: pages of its own, zero at first, taken from the kernel when they are first touched. They
-/// hold plaintext at times, so they stay out of core dumps.
+/// hold plaintext at times, so they stay out of core dumps, and a child would not have them.
 pub struct TagBuffer {
     start: NonNull<u8>,
     len: usize,
@@ -55,11 +55,13 @@ impl TagBuffer {
             _ => return Err(io::Error::last_os_error()),
         };
         let buffer = Self { start, len };
-        // SAFETY: the range is the mapping made above; the advice changes no byte of it.
-        match unsafe { libc::madvise(address, len, libc::MADV_DONTDUMP) } {
-            0 => Ok(buffer),
-            _ => Err(io::Error::last_os_error()),
+        for advice in [libc::MADV_DONTDUMP, libc::MADV_DONTFORK] {
+            // SAFETY: the range is the mapping made above; the advice changes no byte of it.
+            if unsafe { libc::madvise(address, len, advice) } != 0 {
+                return Err(io::Error::last_os_error());
+            }
         }
+        Ok(buffer)
     }
 
     /// Address of the first byte, for the driver to copy a request's data to and from.

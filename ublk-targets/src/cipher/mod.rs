@@ -43,6 +43,9 @@ pub enum CipherError {
     /// The CPU lacks the instructions of the path that was asked for.
     #[error("this CPU cannot run the cipher's path \"{0}\"")]
     UnavailablePath(CpuPath),
+    /// The key is none to encrypt with.
+    #[error("the key cannot be used")]
+    Key(#[source] SecretError),
     /// There is no secret page for the round keys.
     #[error("no memory for round keys")]
     Memory(#[source] SecretError),
@@ -59,8 +62,9 @@ impl Cipher {
     /// Expands `dek` (bytes 0 to 31: data key; 32 to 63: tweak key) for sectors of `sector_size`.
     ///
     /// `path` is the way to compute AES; `None` takes the fastest that this CPU has. Fails where the CPU lacks the
-    /// path, or where no secret page is to be had.
+    /// path, where no secret page is to be had, or where the key fails its [check](Dek::check).
     pub fn new(dek: &Dek, sector_size: SectorSize, path: Option<CpuPath>) -> Result<Self, CipherError> {
+        dek.check().map_err(CipherError::Key)?;
         let cpu_path = path.unwrap_or_else(CpuPath::detect);
         Ok(Self { engine: Engine::new(dek.expose(), cpu_path)?, sector_size, cpu_path })
     }

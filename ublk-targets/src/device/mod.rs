@@ -21,6 +21,9 @@ pub use serve::serve;
 /// How long a control command may take. Some kernels never answer some of them.
 const CONTROL_LIMIT: Duration = Duration::from_secs(30);
 
+/// Bytes of the buffers of all tags of a device: they are locked memory, and whoever may open a volume chooses the layout.
+const MAX_BUFFERS: u64 = 1 << 30;
+
 /// Why a device could not be made, kept or ended.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
@@ -59,7 +62,7 @@ pub enum DeviceError {
     },
 }
 
-/// How a device is laid out.
+/// How a device is laid out. The buffers of all tags, `queues` x `depth` x `max_io`, take 1 GiB at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {
     /// Hardware queues; 1 to 64.
@@ -106,6 +109,14 @@ impl Layout {
                 "the largest request",
                 self.max_io.into(),
                 "a power of two from 4096 to 4194304 bytes",
+            );
+        }
+        let buffers = u64::from(self.queues) * u64::from(self.depth) * u64::from(self.max_io);
+        if buffers > MAX_BUFFERS {
+            return fail(
+                "the memory for requests (queues times depth times the largest request)",
+                buffers,
+                "at most 1073741824 bytes (1 GiB)",
             );
         }
         if self.spin_us > 1_000_000 {
@@ -285,6 +296,7 @@ mod tests {
         let good = Layout { queues: 1, threads: 1, depth: 1, max_io: 4096, spin_us: 0 };
         assert!(good.check().is_ok());
         assert!(Layout::default().check().is_ok());
+        assert!(Layout { queues: 1, depth: 256, max_io: 4 << 20, ..good }.check().is_ok());
         let bad = [
             Layout { queues: 0, ..good },
             Layout { queues: 65, ..good },
@@ -297,6 +309,8 @@ mod tests {
             Layout { max_io: 12288, ..good },
             Layout { max_io: 8 << 20, ..good },
             Layout { spin_us: 1_000_001, ..good },
+            Layout { queues: 64, depth: 1024, max_io: 32 << 10, ..good },
+            Layout { queues: 2, depth: 256, max_io: 4 << 20, ..good },
         ];
         for layout in bad {
             assert!(matches!(layout.check(), Err(DeviceError::Layout { .. })), "{layout:?}");

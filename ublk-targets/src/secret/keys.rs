@@ -1,8 +1,8 @@
 //! The two kinds of key, so that one cannot be passed for the other.
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
-use super::{Secret, SecretError};
+use super::{Secret, SecretError, Shared};
 
 /// Bytes of a data encryption key: two AES-256 keys (IEEE 1619-2007, 5.1: data key, then tweak key).
 pub const DEK_LEN: usize = 64;
@@ -13,30 +13,37 @@ pub const KEK_LEN: usize = 32;
 pub struct Dek(Secret);
 
 impl Dek {
-    /// A new key from the kernel's random number generator. Its two halves differ, as SP 800-38E's revision asks.
+    /// A new key from the kernel's random number generator.
     pub fn generate() -> Result<Self, SecretError> {
-        loop {
-            let mut key = Secret::zeroed(DEK_LEN)?;
-            key.fill_random()?;
-            if key.expose()[..32] != key.expose()[32..] {
-                return Ok(Self(key));
-            }
-        }
+        Self::from_secret(Secret::random(DEK_LEN)?)
     }
 
-    /// Takes `secret` as a key. Fails unless it has [`DEK_LEN`] bytes.
+    /// Takes `secret` as a key. Fails unless it has [`DEK_LEN`] bytes and passes the [check](Self::check).
     pub fn from_secret(secret: Secret) -> Result<Self, SecretError> {
-        secret.expect_len(DEK_LEN).map(Self)
+        let dek = secret.expect_len(DEK_LEN).map(Self)?;
+        dek.check()?;
+        Ok(dek)
     }
 
     /// Takes over a key that another process handed to this one.
     pub fn from_fd(fd: OwnedFd) -> Result<Self, SecretError> {
-        Secret::from_fd(fd, DEK_LEN).map(Self)
+        Self::from_secret(Secret::from_fd(fd, DEK_LEN)?)
     }
 
-    /// The descriptor to hand to another process. The pages are shared from then on, not copied.
-    pub fn fd(&self) -> BorrowedFd<'_> {
-        self.0.fd()
+    /// Fails for a key whose two halves are the same (NIST SP 800-38E and FIPS 140 forbid it), or nothing but zeros. Who is
+    /// about to encrypt asks once more: data under a key of zeros is as good as plaintext, and under a wrong key lost.
+    pub fn check(&self) -> Result<(), SecretError> {
+        let (data, tweak) = self.expose().split_at(DEK_LEN / 2);
+        match data == tweak {
+            true if data.iter().all(|&byte| byte == 0) => Err(SecretError::WeakDek("all zeros")),
+            true => Err(SecretError::WeakDek("one half twice")),
+            false => Ok(()),
+        }
+    }
+
+    /// A copy that another process can take over.
+    pub fn share(&self) -> Result<Shared, SecretError> {
+        self.0.share()
     }
 
     /// The key's bytes. They must not be copied out of secret memory.

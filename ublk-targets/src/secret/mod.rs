@@ -5,15 +5,15 @@
 //! has `memfd_secret(2)`, nobody else can read the pages either, root included; elsewhere they are an anonymous
 //! file's pages under `mlock2(2)`. There is no third way: where memory cannot be locked, making a secret fails.
 //!
-//! Both kinds are backed by a descriptor, so that a key can be handed to another process by `SCM_RIGHTS` without
-//! one of its bytes going through a socket buffer.
+//! A secret is handed to another process as a descriptor of a copy ([`Shared`]) by `SCM_RIGHTS`, without one of its bytes
+//! going through a socket buffer. At all other times no descriptor leads to one.
 
 mod keys;
 mod pages;
 pub mod process;
 
 pub use keys::{DEK_LEN, Dek, KEK_LEN, Kek};
-pub use pages::{LockKind, Secret, SecretBox};
+pub use pages::{LockKind, Secret, SecretBox, Shared};
 
 use std::io;
 
@@ -45,6 +45,9 @@ pub enum SecretError {
         /// Bytes that were expected.
         expected: usize,
     },
+    /// Not a key that anybody draws at random: memory that was wiped or never written, or something made up.
+    #[error("the data encryption key is {0}, which no generated key is")]
+    WeakDek(&'static str),
 }
 
 /// Overwrites `N` bytes of the stack below the caller, where a cipher or key derivation may have left key bytes.

@@ -5,6 +5,7 @@ use std::io;
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::ptr::NonNull;
 
 use nix::sys::resource::{Resource, getrlimit};
@@ -21,10 +22,12 @@ pub enum LockKind {
 }
 
 /// Bytes in locked pages of their own; wiped when dropped.
+///
+/// No descriptor leads to the pages: whoever may trace this process could take one and map it (pidfd_getfd(2)). What is to
+/// be handed to another process is [shared](Self::share) for as long as that takes.
 pub struct Secret {
     start: NonNull<u8>,
     len: usize,
-    fd: OwnedFd,
     kind: LockKind,
 }
 
@@ -44,9 +47,15 @@ impl Secret {
 
     /// `len` zero bytes under the lock `kind`, or an error where the kernel has no such lock.
     pub fn zeroed_as(len: usize, kind: LockKind) -> Result<Self, SecretError> {
-        let fd = create_descriptor(kind)?;
-        File::from(fd.try_clone().map_err(os("share"))?).set_len(len as u64).map_err(os("size"))?;
-        Self::map(fd, len, kind)?.populated()
+        Self::with_descriptor(len, kind).map(|(secret, _)| secret)
+    }
+
+    /// The same, with a descriptor of the pages.
+    fn with_descriptor(len: usize, kind: LockKind) -> Result<(Self, OwnedFd), SecretError> {
+        let file = File::from(create_descriptor(kind)?);
+        file.set_len(len as u64).map_err(os("size"))?;
+        let fd = OwnedFd::from(file);
+        Ok((Self::map(fd.as_fd(), len, kind)?.populated()?, fd))
     }
 
     /// The same secret, every page of which is there.
@@ -74,23 +83,43 @@ impl Secret {
         Ok(secret)
     }
 
-    /// Maps a secret of exactly `len` bytes that another process handed over as a descriptor.
+    /// Takes over a secret of exactly `len` bytes that another process handed over as a descriptor.
     pub fn from_fd(fd: OwnedFd, len: usize) -> Result<Self, SecretError> {
         let secret = Self::from_fd_at_most(fd, len)?;
         secret.expect_len(len)
     }
 
-    /// Maps a secret of 1 to `limit` bytes that another process handed over as a descriptor.
+    /// Takes over a secret of 1 to `limit` bytes that another process handed over as a descriptor.
+    ///
+    /// Pages of `memfd_secret(2)` cannot be cut once they have a size, and are mapped; the drop wipes them for the giver,
+    /// too. Any other memory file is copied: whoever gave it may cut it at any time, and to touch a page that is gone is
+    /// the end of the process (SIGBUS).
     pub fn from_fd_at_most(fd: OwnedFd, limit: usize) -> Result<Self, SecretError> {
         let kind = lock_kind_of(fd.as_fd())?;
-        let found = File::from(fd.try_clone().map_err(os("share"))?).metadata().map_err(os("stat"))?.len();
-        match usize::try_from(found) {
-            Ok(len) if (1..=limit).contains(&len) => Self::map(fd, len, kind),
-            _ => Err(SecretError::Length { found, expected: limit }),
+        let file = File::from(fd);
+        let found = file.metadata().map_err(os("stat"))?.len();
+        let len = match usize::try_from(found) {
+            Ok(len) if (1..=limit).contains(&len) => len,
+            _ => return Err(SecretError::Length { found, expected: limit }),
+        };
+        match kind {
+            LockKind::MemfdSecret => Self::map(file.as_fd(), len, kind),
+            LockKind::Mlock => {
+                let mut secret = Self::zeroed(len)?;
+                file.read_exact_at(secret.expose_mut(), 0).map_err(os("read"))?;
+                Ok(secret)
+            }
         }
     }
 
-    fn map(fd: OwnedFd, len: usize, kind: LockKind) -> Result<Self, SecretError> {
+    /// A copy that another process can take over.
+    pub fn share(&self) -> Result<Shared, SecretError> {
+        let (mut pages, fd) = Self::with_descriptor(self.len, self.kind)?;
+        pages.expose_mut().copy_from_slice(self.expose());
+        Ok(Shared { pages, fd })
+    }
+
+    fn map(fd: BorrowedFd<'_>, len: usize, kind: LockKind) -> Result<Self, SecretError> {
         assert!(len > 0, "a secret has at least one byte");
         // SAFETY: a new mapping chosen by the kernel; no existing memory is touched.
         let address = unsafe {
@@ -110,7 +139,7 @@ impl Secret {
             return Err(SecretError::Os { action: "map", source: io::ErrorKind::InvalidInput.into() });
         };
         // From here on the drop of `secret` unmaps, whatever fails.
-        let secret = Self { start, len, fd, kind };
+        let secret = Self { start, len, kind };
         // memfd_secret pages are locked by their nature (and `mlock` of them is refused on some kernels).
         // SAFETY: the range is the mapping made above.
         if kind == LockKind::Mlock && unsafe { libc::mlock(address, len) } != 0 {
@@ -162,11 +191,6 @@ impl Secret {
         self.kind
     }
 
-    /// The descriptor behind the pages, to hand to another process.
-    pub fn fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
-    }
-
     /// The bytes. They must not be copied into ordinary memory.
     pub fn expose(&self) -> &[u8] {
         // SAFETY: the mapping holds `len` initialised bytes for as long as `self` lives.
@@ -192,15 +216,11 @@ impl Secret {
         Ok(short)
     }
 
-    /// Lets go of this process's mapping without wiping: for the giver of a secret that another process now owns.
-    pub fn release(self) {
+    /// Lets go of the pages without touching them.
+    fn release(self) {
         let this = std::mem::ManuallyDrop::new(self);
-        // SAFETY: the mapping was made in `map`, is unmapped once, and `this` is not used again; the descriptor is
-        // read out once and closed by `OwnedFd`.
-        unsafe {
-            libc::munmap(this.start.as_ptr().cast(), this.len);
-            drop(std::ptr::read(&this.fd));
-        }
+        // SAFETY: the mapping was made in `map`, is unmapped once, and `this` is not used again.
+        unsafe { libc::munmap(this.start.as_ptr().cast(), this.len) };
     }
 }
 
@@ -211,6 +231,27 @@ impl Drop for Secret {
         std::hint::black_box(self.start.as_ptr());
         // SAFETY: the mapping was made in `map` and nothing borrows from it any more.
         unsafe { libc::munmap(self.start.as_ptr().cast(), self.len) };
+    }
+}
+
+/// A copy of a secret, and a descriptor by which another process can take it over.
+///
+/// It must live until the other process has done so, or can no longer: the drop wipes the pages, whoever has mapped them.
+pub struct Shared {
+    pages: Secret,
+    fd: OwnedFd,
+}
+
+impl Shared {
+    /// How the pages are locked.
+    pub fn kind(&self) -> LockKind {
+        self.pages.kind
+    }
+}
+
+impl AsFd for Shared {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 }
 

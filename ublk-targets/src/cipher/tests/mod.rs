@@ -6,7 +6,9 @@ mod traces;
 mod vectors;
 
 use super::*;
-use crate::secret::Secret;
+use std::os::fd::AsFd;
+
+use crate::secret::{LockKind, Secret};
 
 const SIZES: [SectorSize; 2] = [SectorSize::S512, SectorSize::S4096];
 
@@ -58,6 +60,26 @@ fn a_path_that_the_cpu_lacks_is_refused() {
             Ok(cipher) => assert_eq!(cipher.cpu_path(), path),
             Err(error) => assert!(!path.is_available(), "{error}"),
         }
+    }
+}
+
+#[test]
+fn a_key_that_was_wiped_is_refused() {
+    for bytes in [[0; 64], [7; 64]] {
+        let mut secret = Secret::zeroed(64).unwrap();
+        secret.expose_mut().copy_from_slice(&bytes);
+        assert!(matches!(Dek::from_secret(secret), Err(SecretError::WeakDek(_))));
+    }
+    // One that is wiped by whoever handed it over, after it was taken.
+    let whole = Dek::generate().unwrap();
+    let shared = whole.share().unwrap();
+    let taken = Dek::from_fd(shared.as_fd().try_clone_to_owned().unwrap()).unwrap();
+    let kind = shared.kind();
+    drop(shared);
+    let made = Cipher::new(&taken, SectorSize::S4096, None);
+    match kind {
+        LockKind::MemfdSecret => assert!(matches!(made, Err(CipherError::Key(SecretError::WeakDek(_))))),
+        LockKind::Mlock => assert!(made.is_ok(), "a copy of its own"),
     }
 }
 

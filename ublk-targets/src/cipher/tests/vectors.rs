@@ -33,7 +33,9 @@ fn parse(text: &str) -> Vec<Vector> {
 fn check(vectors: &[Vector], size: SectorSize) {
     for_each_path(|path| {
         for vector in vectors {
-            let cipher = Cipher::new(&dek(&vector.key), size, Some(path)).unwrap();
+            // Past the check of keys: one of the vectors has a key of zeros.
+            let engine = Engine::new(&vector.key, path).unwrap();
+            let cipher = Cipher { engine, sector_size: size, cpu_path: path };
             for (from, to, encrypt) in
                 [(&vector.plain, &vector.cipher, true), (&vector.cipher, &vector.plain, false)]
             {
