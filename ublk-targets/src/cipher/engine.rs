@@ -2,8 +2,9 @@
 
 use aes::cipher::inout::InOutBuf;
 
-use super::kernel::keys::RoundKeys;
-use super::kernel::{Kernel, Run};
+use super::kernel::Kernel;
+use super::keys::RoundKeys;
+use super::run::{Direction, Run};
 use super::{CipherError, CpuPath, SectorSize, portable, registers};
 use crate::secret::{SecretBox, scrub_stack};
 
@@ -15,13 +16,6 @@ pub(super) const PORTABLE_STACK: usize = 16 * 1024;
 /// whose start costs a small request several nanoseconds.
 pub(super) const KERNEL_STACK: usize = 1920;
 
-/// Which way a run goes.
-#[derive(Clone, Copy)]
-pub(super) enum Direction {
-    Encrypt,
-    Decrypt,
-}
-
 /// Round keys in a secret page, and the kernel that uses them.
 pub(super) enum Engine {
     Portable(SecretBox<portable::Keys>),
@@ -32,7 +26,7 @@ impl Engine {
     /// Expands the 64 bytes of a data encryption key for `path`.
     pub(super) fn new(dek: &[u8], path: CpuPath) -> Result<Self, CipherError> {
         if !path.is_available() {
-            return Err(CipherError::UnavailablePath(path));
+            return Err(CipherError::UnavailablePath(path.name()));
         }
         let engine = Self::expand(dek, path);
         scrub_stack::<EXPANSION_STACK>();

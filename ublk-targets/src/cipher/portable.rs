@@ -6,7 +6,7 @@ use aes::cipher::{BlockCipherDecrypt, BlockCipherEncrypt, KeyInit};
 use aes::{Aes256, Aes256Enc, Block};
 
 use super::SectorSize;
-use super::engine::Direction;
+use super::run::Direction;
 use crate::secret::{SecretBox, SecretError};
 
 /// Blocks that go to the `aes` crate in one call: a multiple of what its widest code has in flight, and few enough

@@ -2,7 +2,7 @@
 
 use core::arch::aarch64::*;
 
-use crate::cipher::kernel::keys::{ROUNDS, RoundKeys, Schedule};
+use crate::cipher::keys::{ROUNDS, RoundKeys, Schedule};
 
 /// Expands the 64 bytes of a data encryption key.
 ///

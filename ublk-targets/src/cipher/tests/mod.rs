@@ -5,7 +5,10 @@ mod oracles;
 mod traces;
 mod vectors;
 
+use super::engine::Engine;
+use super::run::Direction;
 use super::*;
+use crate::secret::Dek;
 use std::os::fd::AsFd;
 
 use crate::secret::{LockKind, Secret};

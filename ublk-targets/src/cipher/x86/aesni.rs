@@ -3,9 +3,9 @@
 use core::arch::asm;
 use core::arch::x86_64::*;
 
-use crate::cipher::kernel::Run;
-use crate::cipher::kernel::keys::RoundKeys;
-use crate::cipher::kernel::xts::{self, Register};
+use crate::cipher::keys::RoundKeys;
+use crate::cipher::run::Run;
+use crate::cipher::xts::{self, Register};
 
 /// Registers in flight.
 const IN_FLIGHT: usize = 8;

@@ -4,9 +4,9 @@
 
 use core::arch::asm;
 
-use super::Run;
+use super::SectorSize;
 use super::keys::{ROUNDS, RoundKeys, Schedule};
-use crate::cipher::SectorSize;
+use super::run::Run;
 
 /// One block, and its tweak.
 type Block = [u8; 16];
@@ -24,7 +24,7 @@ struct FirstTweaks([Block; SECTORS]);
 /// # Safety
 /// Every method needs the CPU features of its kernel. `load` and `store` need [`BLOCKS`](Self::BLOCKS) blocks of
 /// valid memory, of any alignment.
-pub(in crate::cipher) trait Register: Copy {
+pub(super) trait Register: Copy {
     /// Blocks in a register.
     const BLOCKS: usize;
     /// Whether there are registers enough to hold all round keys during a run.
@@ -68,10 +68,7 @@ macro_rules! unroll {
 /// # Safety
 /// The CPU has the features of `R`, and `run` describes valid memory.
 #[inline(always)]
-pub(in crate::cipher) unsafe fn run<R: Register, const N: usize, const ENCRYPT: bool>(
-    keys: &RoundKeys,
-    run: Run,
-) {
+pub(super) unsafe fn run<R: Register, const N: usize, const ENCRYPT: bool>(keys: &RoundKeys, run: Run) {
     let data_keys = if ENCRYPT { &keys.encrypt } else { &keys.decrypt };
     let mut first_tweaks = FirstTweaks([[0; 16]; SECTORS]);
     let (mut lba, mut left) = (run.first_lba, run.sectors);

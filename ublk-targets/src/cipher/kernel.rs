@@ -1,26 +1,13 @@
-//! AES-256-XTS by a CPU's own instructions: one algorithm ([`xts`]), written over a register of blocks, and a kind of
-//! register for each CPU path, in the room of its architecture.
+//! The code of each CPU path: [`xts`](super::xts), written over a register of blocks, with the register of an architecture.
 
-pub(super) mod keys;
-pub(super) mod xts;
-
+use super::CpuPath;
 #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
 use super::arm;
-use super::engine::Direction;
+use super::keys::RoundKeys;
+use super::run::{Direction, Run};
 #[cfg(target_arch = "x86_64")]
 use super::x86;
-use super::{CpuPath, SectorSize};
 use crate::secret::{SecretBox, SecretError};
-use keys::RoundKeys;
-
-/// The sectors that one call works on. Source and target are the same memory, or do not overlap.
-pub(super) struct Run {
-    pub source: *const u8,
-    pub target: *mut u8,
-    pub sectors: usize,
-    pub sector_size: SectorSize,
-    pub first_lba: u64,
-}
 
 /// Expands the 64 bytes of a data encryption key; compiled for an instruction set.
 type Expand = unsafe fn(&[u8], &mut RoundKeys);
