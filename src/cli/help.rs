@@ -106,6 +106,17 @@ pub const RELEASE: &str = "
   blkseal release vm1
   cryptsetup open /srv/vm1.img vm1        # asks for the recovery passphrase";
 
+/// Examples of `forget`.
+pub const FORGET: &str = "
+  blkseal forget vm1                      # its disk is gone
+  blkseal forget vm1 --for-good --yes     # and shall open no more, should it turn up";
+
+/// Examples of `erase`.
+pub const ERASE: &str = "
+  blkseal close vm1
+  blkseal erase vm1
+  blkseal erase /dev/vg0/vm2 --yes";
+
 /// Examples of `create`.
 pub const CREATE: &str = "
   truncate -s 10G /srv/vm1.img && blkseal create /srv/vm1.img

@@ -19,7 +19,9 @@ mod completions;
 mod confirm;
 mod create;
 mod daemon;
+mod erase;
 mod events;
+mod forget;
 mod help;
 mod interrupt;
 mod kek;
@@ -80,6 +82,8 @@ enum Verb {
     Rekey(rekey::Rekey),
     Adopt(adopt::Adopt),
     Release(release::Release),
+    Forget(forget::Forget),
+    Erase(erase::Erase),
     #[command(subcommand)]
     Study(study::Study),
     Daemon(daemon::Daemon),
@@ -122,6 +126,8 @@ impl Verb {
             Self::Rekey(verb) => verb.run(session),
             Self::Adopt(verb) => verb.run(session),
             Self::Release(verb) => verb.run(session),
+            Self::Forget(verb) => verb.run(session),
+            Self::Erase(verb) => verb.run(session),
             Self::Study(verb) => verb.run(session),
             Self::Daemon(verb) => verb.run(session),
             Self::Worker(verb) => verb.run(),

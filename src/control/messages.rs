@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::Name;
 use super::adopt::{Adopt, Release};
+use super::ends::{Erase, Erased, Forget, Forgotten};
 use super::events::{EventPage, Events};
 use super::interface::{Nothing, interface};
 use super::keks::{
@@ -54,6 +55,8 @@ interface! {
         Rekey -> Rekeyed,
         Adopt -> Volume,
         Release -> Nothing,
+        Forget -> Forgotten,
+        Erase -> Erased,
     }
 }
 

@@ -13,6 +13,7 @@
 //! | `places` | how many may be connected, and who gives way |
 //! | `messages` | the methods of `io.blkseal.Daemon` and what is in them |
 //! | `adopt` | those of its methods by which volumes come from and go to stock cryptsetup |
+//! | `ends` | those by which this host ends with a volume |
 //! | `key_servers`, `keks` | those of its methods that are about key servers, and about KEKs |
 //! | `events` | the one that reads the event log |
 //! | `worker` | the methods of `io.blkseal.Worker` |
@@ -22,6 +23,7 @@
 
 mod adopt;
 mod client;
+mod ends;
 mod events;
 mod failure;
 mod interface;
@@ -37,6 +39,7 @@ pub mod worker;
 pub use crate::name::{Name, NameError};
 pub use adopt::*;
 pub use client::Client;
+pub use ends::*;
 pub use events::*;
 pub use failure::{Failure, FailureKind};
 pub use interface::{Interface, Method, Nothing};

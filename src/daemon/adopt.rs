@@ -9,9 +9,9 @@ use super::keks::kek_id;
 use super::privilege::Privilege;
 use super::volumes::{place, tell};
 use crate::control::{Adopt, Failure, FailureKind, Nothing, Volume};
-use crate::luks::{Header, LuksError, TokenError};
+use crate::luks::{Header, LuksError, Token, TokenError};
 use crate::name::Name;
-use crate::volume::{self, Known, VolumeError};
+use crate::volume::{self, VolumeError};
 
 impl Daemon {
     pub(super) fn adopt(
@@ -30,14 +30,16 @@ impl Daemon {
         self.check_is_no_known_volumes(&place)?;
         let (_wrapping, provider) = self.wrapping_provider(call.provider.as_ref())?;
         let wanted = call.kek_id.as_deref().map(kek_id).transpose()?;
-        let mut header = volume::adopt(&place, passphrase, &*provider, wanted)?;
+        let enter = |uuid, token: &Token| self.enter(&call.name, uuid, &place, token);
+        let adopted = volume::adopt(&place, passphrase, &*provider, wanted, enter);
+        let mut header = self.or_take_back(&call.name, adopted)?;
         tell(action, &call.name, &header);
-        self.volumes().insert(call.name.clone(), Known::of(&header))?;
+        self.note_verified(&header);
         if call.remove_passphrases {
             remove_passphrases(&call.name, &mut header)?;
             action.note = Some("its passphrases are removed".into());
         }
-        Ok(self.volume(&call.name))
+        Ok(self.new_volume(&call.name))
     }
 
     pub(super) fn release(&self, text: &str, action: &mut Action) -> Result<Nothing, Failure> {
@@ -48,12 +50,13 @@ impl Daemon {
         if !self.was_released(&name) {
             self.header_of(&name)?.release()?;
         }
-        self.volumes().remove(&name)?;
+        let uuid = self.volumes().get(&name).map(|known| known.uuid);
+        uuid.map_or(Ok(()), |uuid| self.volumes.remove(uuid))?;
         Ok(Nothing {})
     }
 
     /// That the volume has no device and is not to get one.
-    fn check_closed(&self, name: &Name) -> Result<(), Failure> {
+    pub(super) fn check_closed(&self, name: &Name) -> Result<(), Failure> {
         let what = match (self.devices().contains_key(name), self.wishes().contains_key(name)) {
             (true, _) => "is open",
             (false, true) => "is to be opened once its key is to be had",

@@ -7,10 +7,10 @@ use std::collections::BTreeSet;
 use super::privilege::Privilege;
 use super::roles::Roles;
 use crate::control::{
-    Adopt, Close, Create, Events, Failure, FailureKind, GetVersion, KekActivate, KekCreate, KekDestroy,
-    KekList, KekRevoke, KekShow, List, Method, Open, OpenTarget, Peer, Ping, ProviderAdd, ProviderAddKmip,
-    ProviderCheck, ProviderList, ProviderLock, ProviderMeet, ProviderRemove, ProviderSet, ProviderSetDefault,
-    ProviderUnlock, RecoveryAdd, RecoveryRemove, Rekey, Release, Status,
+    Adopt, Close, Create, Erase, Events, Failure, FailureKind, Forget, GetVersion, KekActivate, KekCreate,
+    KekDestroy, KekList, KekRevoke, KekShow, List, Method, Open, OpenTarget, Peer, Ping, ProviderAdd,
+    ProviderAddKmip, ProviderCheck, ProviderList, ProviderLock, ProviderMeet, ProviderRemove, ProviderSet,
+    ProviderSetDefault, ProviderUnlock, RecoveryAdd, RecoveryRemove, Rekey, Release, Status,
 };
 
 /// What a method takes.
@@ -26,8 +26,9 @@ pub(super) struct Rule {
 /// What each method of `io.blkseal.Daemon` takes. What is not in here is refused to everybody.
 ///
 /// To open a volume that this host does not know takes [`Privilege::Register`] besides, to choose how its device works
-/// [`Privilege::Tune`]; to remove the passphrases of one that is adopted, [`Privilege::Decrypt`].
-const RULES: [Rule; 30] = [
+/// [`Privilege::Tune`]; to remove the passphrases of one that is adopted, [`Privilege::Decrypt`]; to let the KEK go of one that is
+/// to be forgotten, [`Privilege::ManageKeys`].
+const RULES: [Rule; 32] = [
     rule::<Ping>("ping", Privilege::Look),
     rule::<GetVersion>("status", Privilege::Look),
     rule::<ProviderAdd>("provider add", Privilege::ManageKeyServers),
@@ -58,6 +59,8 @@ const RULES: [Rule; 30] = [
     rule::<Rekey>("rekey", Privilege::Recrypt),
     rule::<Adopt>("adopt", Privilege::Encrypt),
     rule::<Release>("release", Privilege::Decrypt),
+    rule::<Forget>("forget", Privilege::Register),
+    rule::<Erase>("erase", Privilege::Decrypt),
 ];
 
 const fn rule<M: Method>(verb: &'static str, privilege: Privilege) -> Rule {

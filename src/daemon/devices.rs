@@ -14,15 +14,14 @@ use super::Daemon;
 use super::authorise::Caller;
 use super::events::Action;
 use super::links;
-use super::privilege::Privilege;
 use super::process::Process;
 use super::volumes::{place, tell};
 use crate::atomic_file;
 use crate::control::worker::{Job, Report};
 use crate::control::{DeviceOptions, Failure, FailureKind, Nothing, Open, OpenTarget, TargetKind, Volume};
-use crate::luks::Header;
+use crate::luks::{Header, Placement};
 use crate::name::Name;
-use crate::volume::{self, Known, State, Unverified, VolumeError};
+use crate::volume::{self, State, Unverified, VolumeError};
 
 /// How long a worker may take to end when its device was stopped.
 const END_LIMIT: Duration = Duration::from_secs(30);
@@ -47,16 +46,7 @@ impl Daemon {
         caller: &Caller,
         action: &mut Action,
     ) -> Result<Volume, Failure> {
-        let name = match self.name_of(&call.volume) {
-            Some(name) if !self.was_replaced(&name, &call.volume) => name,
-            _ => {
-                caller.require(Privilege::Register, "'open' of a volume that this host does not know")?;
-                self.learn(call)?
-            }
-        };
-        if call.name.as_ref().is_some_and(|wanted| *wanted != name) {
-            return Err(invalid(&format!("the volume has a name on this host already: {name}")));
-        }
+        let name = self.volume_to_open(call, caller)?;
         let _turn = self.turns.take(&name);
         let open = self.devices().get(&name).cloned();
         if let Some(device) = open {
@@ -89,6 +79,7 @@ impl Daemon {
         let job = self.crypt_job(name, &header, options)?;
         let dek = self.unwrap(name, &header)?;
         self.start(job, Some(dek))?;
+        self.note_verified(&header);
         Ok(header)
     }
 
@@ -100,30 +91,6 @@ impl Daemon {
         }
         self.replace_worker(name)?;
         Ok(self.volume(name))
-    }
-
-    /// Whether `text` is the path of a backing that holds another volume by now than the known one.
-    fn was_replaced(&self, name: &Name, text: &str) -> bool {
-        let known = self.volumes().get(name).cloned();
-        Path::new(text).is_absolute()
-            && !self.devices().contains_key(name)
-            && known
-                .is_some_and(|known| self.look(&known.place()).is_ok_and(|header| header.uuid != known.uuid))
-    }
-
-    /// Gives a volume that this host does not know yet a name.
-    fn learn(&self, call: &Open) -> Result<Name, Failure> {
-        let path = Path::new(&call.volume);
-        if !path.is_absolute() {
-            return Err(VolumeError::Unknown(call.volume.clone()).into());
-        }
-        let header = self.look(&place(path, call.header.as_deref())?)?;
-        let from_label = || header.label.as_deref().and_then(|label| label.parse().ok());
-        let name = call.name.clone().or_else(from_label);
-        let name = name.ok_or_else(|| VolumeError::Unnamed(path.to_owned()))?;
-        self.check_name_is_free(&name)?;
-        self.volumes().insert(name.clone(), Known::of(&header))?;
-        Ok(name)
     }
 
     pub(super) fn open_target(self: &Arc<Self>, call: &OpenTarget) -> Result<Volume, Failure> {
@@ -240,11 +207,13 @@ impl Daemon {
     }
 
     fn crypt_job(&self, name: &Name, header: &Header, options: &DeviceOptions) -> Result<Job, Failure> {
-        let known = Known::of(header);
         let mut job = self.job(name, TargetKind::Crypt, options)?;
         job.uuid = Some(header.uuid);
-        job.backing = Some(known.backing);
-        job.header = known.header;
+        job.backing = Some(header.place.backing.clone());
+        job.header = match &header.place.header {
+            Placement::Attached => None,
+            Placement::Detached(path) => Some(path.clone()),
+        };
         job.data_offset = header.data_offset;
         job.size = header.data_length;
         job.sector_size = header.sector_size;

@@ -88,7 +88,7 @@ impl Daemon {
 
     /// Remembers the KEK that the header of a known volume names: another host may have changed it.
     pub(super) fn remember(&self, name: &Name, header: &Header) {
-        if let Err(error) = self.volumes().update(name, header) {
+        if let Err(error) = self.volumes.update(header) {
             log::warn!("volume {name}: {error}");
         }
     }

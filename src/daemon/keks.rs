@@ -79,6 +79,10 @@ impl Daemon {
             return Err(Failure::new(FailureKind::Busy, message)
                 .hint("wrap them by another one first, with `blkseal rekey --kek`"));
         }
+        if change == KekChange::Destroy {
+            let what = format!("KEK {id} of key provider {name} wraps the keys");
+            self.check_no_forgotten_needs(&what, |other| (&other.provider, &other.kek_id) == (&name, &id))?;
+        }
         // Of one that is destroyed a server may know nothing any more.
         let before = provider.kek(&id)?;
         let state = provider.change_kek(&id, change)?;

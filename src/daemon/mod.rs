@@ -6,6 +6,7 @@
 //! | `service` | the calls that it answers |
 //! | `authorise`, `privilege`, `roles` | who may call what: the rules, what they ask for, and `roles.toml` |
 //! | `providers`, `volumes`, `devices`, `rekey`, `adopt` | what the calls do |
+//! | `learn`, `forget` | how this host comes to know a volume, and where it is; and how it ends with it |
 //! | `key_servers`, `provider_set`, `keks` | the same for KMIP providers, and for KEKs |
 //! | `looks` | questions to disks and workers that may hang, without waiting for them |
 //! | `headers` | volumes' headers, looked at through those |
@@ -26,10 +27,12 @@ mod authorise;
 mod devices;
 mod event_log;
 mod events;
+mod forget;
 mod headers;
 mod history;
 mod keks;
 mod key_servers;
+mod learn;
 mod links;
 mod looks;
 mod options;
@@ -121,7 +124,7 @@ struct Daemon {
     /// Is told what happens with key servers.
     observer: Observer,
     providers: provider::Registry,
-    volumes: Mutex<volume::Registry>,
+    volumes: volume::Registry,
     devices: Mutex<BTreeMap<Name, Device>>,
     /// Headers as they were when somebody looked at them last.
     headers: Looks<Place, Looked>,
@@ -146,7 +149,7 @@ impl Daemon {
             recorder,
             ages,
             observer,
-            volumes: Mutex::new(volume::Registry::load(&options.state_dir)?),
+            volumes: volume::Registry::load(&options.state_dir)?,
             devices: Mutex::default(),
             headers: headers::looks(headers::LOOK_LIMIT, luks::look),
             reports: Looks::new(headers::LOOK_LIMIT, |socket: &PathBuf| {
@@ -169,8 +172,9 @@ impl Daemon {
         &self.providers
     }
 
-    fn volumes(&self) -> MutexGuard<'_, volume::Registry> {
-        self.volumes.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The volumes that this host knows now.
+    fn volumes(&self) -> Arc<volume::KnownVolumes> {
+        self.volumes.known()
     }
 
     fn devices(&self) -> MutexGuard<'_, BTreeMap<Name, Device>> {

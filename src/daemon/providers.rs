@@ -55,6 +55,8 @@ impl Daemon {
                 Failure::new(FailureKind::Busy, message).hint("remove it when they are no longer used")
             );
         }
+        let what = format!("key provider {name} has the KEKs");
+        self.check_no_forgotten_needs(&what, |other| other.provider == name)?;
         self.providers().remove(&name)?;
         Ok(Nothing {})
     }

@@ -35,11 +35,12 @@ impl Daemon {
         if rewrapped {
             let from = self.providers().get(&old.provider)?;
             volume::rewrap(&mut header, &*from, &*to, &new)?;
+            self.note_verified(&header);
             tell(action, &name, &header);
             action.note = Some(format!("before, KEK {} of {} wrapped it", old.kek_id, old.provider));
         }
         // Also where nothing was done: it may have been stopped between the header and the registry.
-        self.volumes().update(&name, &header)?;
+        self.volumes.update(&header)?;
         Ok(Rekeyed {
             name,
             provider: header.token.provider.to_string(),

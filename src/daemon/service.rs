@@ -113,6 +113,8 @@ impl Daemon {
                 reply(self.adopt(&call, &secret, caller, action))
             }
             Calls::Release(call) => reply(self.release(&call.volume, action)),
+            Calls::Forget(call) => reply(self.forget_volume(&call, caller, action)),
+            Calls::Erase(call) => reply(self.erase(&call.volume, action)),
         }
     }
 
@@ -160,6 +162,8 @@ impl Daemon {
             Calls::Rekey(call) => volume(&call.volume),
             Calls::Adopt(call) => new(&call.name),
             Calls::Release(call) => volume(&call.volume),
+            Calls::Forget(call) => volume(&call.volume),
+            Calls::Erase(call) => volume(&call.volume),
         }
     }
 

@@ -180,6 +180,7 @@ impl Daemon {
 
     fn adopt_worker(self: &Arc<Self>, report: Report) {
         let name = report.job.name.clone();
+        self.know_again(&report.job);
         let action = self.action_on(name.as_str(), "worker adopt");
         let adopted = Process::of_pid(report.pid)
             .map_err(|error| Failure::from_error(FailureKind::System, &error))
@@ -200,6 +201,7 @@ impl Daemon {
         let device = report.map(|report| Device { report, process: None, state, early_deaths: 0 });
         match device.filter(|device| device.report.job.name == *name) {
             Some(device) if self.orphans().contains(&device.report.device_id) => {
+                self.know_again(&device.report.job);
                 self.recorder.record(&self.action_on(name.as_str(), "worker adopt"), &self.keep(&device));
                 self.resume_in_background(name.clone());
             }

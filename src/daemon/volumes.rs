@@ -1,9 +1,10 @@
 //! What the daemon does with volumes, open or not: make them, look at them, keep their recovery passphrases.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use ublk_targets::secret::{DEK_LEN, Secret};
+use uuid::Uuid;
 
 use super::Daemon;
 use super::devices::Device;
@@ -37,10 +38,65 @@ impl Daemon {
             replace_header: call.replace_header,
             ..FormatOptions::default()
         };
-        let header = volume::create(&place, &options, &*provider, wanted)?;
+        let enter = |uuid, token: &Token| self.enter(&call.name, uuid, &place, token);
+        let made = volume::create(&place, &options, &*provider, wanted, enter);
+        let header = self.or_take_back(&call.name, made)?;
         tell(action, &call.name, &header);
-        self.volumes().insert(call.name.clone(), Known::of(&header))?;
-        Ok(self.volume(&call.name))
+        self.note_verified(&header);
+        Ok(self.new_volume(&call.name))
+    }
+
+    /// Has a volume known before there is anything of it, so that its KEK is kept from then on.
+    pub(super) fn enter(
+        &self,
+        name: &Name,
+        uuid: Uuid,
+        place: &Place,
+        token: &Token,
+    ) -> Result<(), VolumeError> {
+        self.volumes.insert(Known::new(name.clone(), uuid, place, token))
+    }
+
+    /// Where the volume that was entered as `name` could not be made, it is not known after all.
+    pub(super) fn or_take_back(
+        &self,
+        name: &Name,
+        made: Result<Header, VolumeError>,
+    ) -> Result<Header, Failure> {
+        if made.is_err()
+            && let Some(known) = self.volumes().get(name)
+            && let Err(error) = self.volumes.remove(known.uuid)
+        {
+            log::error!(
+                "volume {name}, which could not be made, stays in the list: {}",
+                Failure::from(error)
+            );
+        }
+        Ok(made?)
+    }
+
+    /// Remembers that the key in the header's token is the one of its data.
+    pub(super) fn note_verified(&self, header: &Header) {
+        if let Err(error) = self.volumes.verified(header) {
+            log::warn!("{}", Failure::from(error));
+        }
+    }
+
+    /// All about a volume that has just become known, with what there is to say of its path.
+    pub(super) fn new_volume(&self, name: &Name) -> Volume {
+        let mut volume = self.volume(name);
+        let unstable = [&volume.backing, &volume.header]
+            .into_iter()
+            .flatten()
+            .find(|path| volume::is_block_device(path) && volume::stable_name(path).is_none());
+        let notice = unstable.map(|path| {
+            format!(
+                "{} may lead to another disk after a restart, and nothing in /dev/disk leads to this one",
+                path.display()
+            )
+        });
+        volume.notice = volume.notice.into_iter().chain(notice).reduce(|one, two| format!("{one}; {two}"));
+        volume
     }
 
     /// A name is free where no volume has it, also none whose disk is away.
@@ -49,11 +105,12 @@ impl Daemon {
             let message = format!("the name {name} is taken: a device of that name is open");
             return Err(Failure::new(FailureKind::Exists, message).hint("choose another name"));
         }
-        match self.volumes().get(name) {
+        // Neither its name nor its UUID.
+        match self.volumes().find(name.as_str()) {
             None => Ok(()),
             Some(known) => {
-                let backing = known.backing.clone();
-                Err(VolumeError::NameTaken { name: name.clone(), backing }.into())
+                let (name, backing) = (known.name.clone(), known.backing.clone());
+                Err(VolumeError::NameTaken { name, backing }.into())
             }
         }
     }
@@ -61,9 +118,7 @@ impl Daemon {
     /// That nothing at `place` is a known volume's, be it closed or its disk away now: by path, by identity, and by the UUID of
     /// the header there. The data disk of a detached header looks like noise to everybody else.
     pub(super) fn check_is_no_known_volumes(&self, place: &Place) -> Result<(), Failure> {
-        // The disks are looked at without the lock.
-        let known: Vec<_> =
-            self.volumes().iter().map(|(name, known)| (name.clone(), known.clone())).collect();
+        let known = self.volumes();
         for path in [place.backing.as_path(), place.header_path()] {
             let uuid = luks::uuid_at(path);
             let part_of = |known: &Known| {
@@ -165,7 +220,7 @@ impl Daemon {
         });
         let open = open.map(|(name, _)| name.clone());
         drop(devices);
-        open.or_else(|| self.volumes().find(text).map(|(name, _)| name.clone()))
+        open.or_else(|| self.volumes().find(text).map(|known| known.name.clone()))
     }
 
     /// Everything that can be told of a volume or device.
@@ -343,9 +398,15 @@ pub(super) fn place(backing: &Path, header: Option<&Path>) -> Result<Place, Fail
         }
     }
     Ok(match header {
-        None => Place::attached(backing),
-        Some(header) => Place::detached(backing, header),
+        None => Place::attached(lasting(backing)),
+        Some(header) => Place::detached(lasting(backing), lasting(header)),
     })
+}
+
+/// The path, or the name of the same disk that leads to it after a restart as well.
+fn lasting(path: &Path) -> PathBuf {
+    let stable = volume::is_block_device(path).then(|| volume::stable_name(path)).flatten();
+    stable.unwrap_or_else(|| path.to_owned())
 }
 
 /// A label of LUKS2 has 47 bytes at most; a longer name is cut.

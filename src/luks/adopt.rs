@@ -59,6 +59,11 @@ fn key_of(device: &mut CryptDevice, place: &Place, passphrase: &Secret) -> Resul
 }
 
 impl Unlocked {
+    /// The volume's UUID.
+    pub fn uuid(&self) -> Uuid {
+        self.uuid
+    }
+
     /// The volume's key.
     pub fn dek(&self) -> &Dek {
         &self.dek

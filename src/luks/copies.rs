@@ -68,6 +68,13 @@ impl Facts {
         serde_json::from_slice(&self.json)
     }
 
+    /// Bytes from the start of the primary copy to the end of the keyslots.
+    pub fn area_length(&self) -> Option<u64> {
+        let keyslots: u64 = self.json().ok()?["config"]["keyslots_size"].as_str()?.parse().ok()?;
+        // The format's own limit.
+        (keyslots <= 128 << 20).then_some(2 * self.length + keyslots)
+    }
+
     /// Whether the data is elsewhere than this header, at the very start of what holds it.
     pub fn is_detached(&self) -> bool {
         let json = self.json().unwrap_or_default();

@@ -120,7 +120,7 @@ pub enum LuksError {
     #[error("{} holds another volume than before", .0.display())]
     OtherVolume(PathBuf),
     /// The DEK does not match the header's digest.
-    #[error("the key is not that of {}", .0.display())]
+    #[error("the key in the token of {} is not the one that its data has now", .0.display())]
     WrongKey(PathBuf),
     /// No keyslot opens by this passphrase.
     #[error("no passphrase of {} matches", .0.display())]
@@ -195,8 +195,12 @@ impl LuksError {
             Self::Damaged(_) => "restore the header from a backup with `cryptsetup luksHeaderRestore`",
             Self::NotRepaired { .. } => "make a copy of it, then run `cryptsetup repair`",
             Self::Token { source, .. } => return source.hint(),
-            Self::WrongKey(_) => "its header was replaced, or its token belongs to another volume",
-            Self::Adopted(_) => "`blkseal open` opens it, `blkseal rekey --kek` has another KEK wrap its key",
+            Self::WrongKey(_) => {
+                "`cryptsetup reencrypt` gives a volume another key: `blkseal release` it, then `blkseal adopt` it with a passphrase"
+            }
+            Self::Adopted(_) => {
+                "`blkseal open` opens it; where that says that its key is another one, `blkseal release` it first, then adopt it"
+            }
             Self::NoPassphrase(_) => "`blkseal recovery add` gives it one",
             Self::NoSuchSlot { .. } => "`blkseal status` shows the slots in use",
             Self::Permission { .. } => "run as root",

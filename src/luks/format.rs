@@ -1,7 +1,8 @@
 //! Making a volume.
 //!
 //! The whole header, token included, is composed in memory first and put in place after every check has passed, so
-//! that no header without its token is ever on a disk (`docs/FORMAT.md`, crash cases).
+//! that no header without its token is ever on a disk (`docs/FORMAT.md`, crash cases). Between the two the caller can do what has
+//! to be done before there is a volume.
 
 use std::fs::{self, File, Permissions};
 use std::io::{Read, Seek, SeekFrom};
@@ -18,7 +19,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use ublk_targets::secret::{Dek, scrub_stack};
 use uuid::Uuid;
 
-use super::copies::{Copies, Facts};
+use super::copies::{Copies, Facts, uuid_at};
 use super::header::STACK_USED;
 use super::{ATTACHED_DATA_OFFSET, Header, LuksError, Place, Placement, Token, claim, crypt, open, probe};
 use crate::atomic_file;
@@ -54,46 +55,96 @@ impl Default for FormatOptions {
     }
 }
 
-/// Makes the volume at `place`: a LUKS2 header with the digest of `dek`, `token`, and no keyslot. Where it refuses,
-/// nothing has been written. The data area is left as it is: it reads as noise until it is written.
-pub fn format(place: &Place, options: &FormatOptions, dek: &Dek, token: &Token) -> Result<Header, LuksError> {
-    place.check_paths()?;
-    check_options(options)?;
-    let backing = &place.backing;
-    let file = claim(backing, 0)?;
-    let size = check_size(&file, place, options)?;
-    let old_header = match &place.header {
-        Placement::Attached => None,
-        Placement::Detached(header) => claim_old_header(header, &file, options)?,
-    };
-    let found = probe::signatures(&file, backing)?;
-    if !found.is_empty() && !options.force {
-        return Err(LuksError::Occupied { path: backing.clone(), found: found.join(", ") });
-    }
-    let image = compose(place, options, dek, token)?;
-    match &place.header {
-        Placement::Attached => {
-            reserve(&file, backing)?;
-            erase(&file, size, backing, options)?;
-            overwrite(&file, backing, &image)?;
-        }
-        Placement::Detached(header) => {
-            // The header first: where it cannot be made, the backing stays as it is.
-            match old_header {
-                Some(old) => replace(&old, header, &image)?,
-                None => place_detached(header, &image)?,
-            }
-            erase(&file, size, backing, options)?;
-        }
-    }
-    let header = open(place)?;
-    header.verify(dek)?;
-    Ok(header)
+/// A volume that is to be made at a place that is claimed. Every check has passed, and nothing has been written.
+pub struct Prepared<'k> {
+    place: Place,
+    uuid: Uuid,
+    dek: &'k Dek,
+    backing: File,
+    /// Bytes in the backing.
+    size: u64,
+    old_header: Option<File>,
+    image: Vec<u8>,
+    force: bool,
 }
 
-/// Where force was asked for, nothing of what was on the backing shall be taken for a file system later.
-fn erase(file: &File, size: u64, backing: &Path, options: &FormatOptions) -> Result<(), LuksError> {
-    if options.force { probe::erase(file, backing, size) } else { Ok(()) }
+/// Prepares a volume at `place`: a LUKS2 header with the digest of `dek`, `token`, and no keyslot.
+pub fn prepare<'k>(
+    place: &Place,
+    options: &FormatOptions,
+    dek: &'k Dek,
+    token: &Token,
+) -> Result<Prepared<'k>, LuksError> {
+    place.check_paths()?;
+    check_options(options)?;
+    let path = &place.backing;
+    let backing = claim(path, 0)?;
+    let size = check_size(&backing, place, options)?;
+    let old_header = match &place.header {
+        Placement::Attached => None,
+        Placement::Detached(header) => claim_old_header(header, &backing, options)?,
+    };
+    let found = probe::signatures(&backing, path)?;
+    if !found.is_empty() && !options.force {
+        return Err(LuksError::Occupied { path: path.clone(), found: found.join(", ") });
+    }
+    let uuid = options.uuid.unwrap_or_else(Uuid::new_v4);
+    let image = compose(place, &FormatOptions { uuid: Some(uuid), ..options.clone() }, dek, token)?;
+    Ok(Prepared { place: place.clone(), uuid, dek, backing, size, old_header, image, force: options.force })
+}
+
+impl Prepared<'_> {
+    /// The UUID that the volume gets.
+    pub fn uuid(&self) -> Uuid {
+        self.uuid
+    }
+
+    /// Makes the volume. The data area is left as it is: it reads as noise until it is written. Where this fails there is no
+    /// volume, as far as the medium lets it be taken away again.
+    pub fn write(self) -> Result<Header, LuksError> {
+        let header = self.put().and_then(|()| open(&self.place));
+        let header = header.and_then(|header| header.verify(self.dek).map(|()| header));
+        if header.is_err() {
+            self.take_back();
+        }
+        header
+    }
+
+    fn put(&self) -> Result<(), LuksError> {
+        let (backing, path) = (&self.backing, &self.place.backing);
+        match &self.place.header {
+            Placement::Attached => {
+                reserve(backing, path)?;
+                self.erase()?;
+                overwrite(backing, path, &self.image)
+            }
+            Placement::Detached(header) => {
+                // The header first: where it cannot be made, the backing stays as it is.
+                match &self.old_header {
+                    Some(old) => replace(old, header, &self.image)?,
+                    None => place_detached(header, &self.image)?,
+                }
+                self.erase()
+            }
+        }
+    }
+
+    /// Where force was asked for, nothing of what was on the backing shall be taken for a file system later.
+    fn erase(&self) -> Result<(), LuksError> {
+        if self.force { probe::erase(&self.backing, &self.place.backing, self.size) } else { Ok(()) }
+    }
+
+    /// Leaves no header that opens. What the medium refuses now it has refused before; that was told.
+    fn take_back(&self) {
+        match (&self.place.header, &self.old_header) {
+            (Placement::Attached, _) => _ = probe::zero(&self.backing, 0, ATTACHED_DATA_OFFSET),
+            (Placement::Detached(_), Some(old)) => _ = probe::zero(old, 0, ATTACHED_DATA_OFFSET),
+            (Placement::Detached(path), None) if uuid_at(path) == Some(self.uuid) => {
+                _ = fs::remove_file(path)
+            }
+            _ => {}
+        }
+    }
 }
 
 fn check_options(options: &FormatOptions) -> Result<(), LuksError> {

@@ -39,6 +39,8 @@ pub struct Header {
     pub token: Token,
     /// The recovery passphrases.
     pub keyslots: Vec<Keyslot>,
+    /// The fingerprint of the digest of its key: another one says that it has another key, as after `cryptsetup reencrypt`.
+    pub digest: String,
     /// The copy that [`look`](super::look()) found damaged, or older than the other, and left so.
     pub damaged: Option<HeaderCopy>,
     /// The copy of the header that [`open`] found damaged and had repaired.

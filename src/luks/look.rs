@@ -64,6 +64,7 @@ impl Described {
             allow_discards: self.metadata.allows_discards(),
             token,
             keyslots: self.metadata.keyslots(),
+            digest: self.metadata.digest_fingerprint(),
             damaged: None,
             repair: None,
         };

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use ublk_targets::secret::DEK_LEN;
 
 use super::token::TOKEN_TYPE;
@@ -47,6 +48,9 @@ struct Kdf {
 struct DigestObject {
     keyslots: Vec<String>,
     segments: Vec<String>,
+    /// What makes it the digest of one key: kind, hash, iterations, salt and digest.
+    #[serde(flatten)]
+    of_key: BTreeMap<String, Value>,
 }
 
 #[derive(Deserialize)]
@@ -140,6 +144,14 @@ impl Metadata {
             [] => Err(TokenError::Missing),
             _ => Err(TokenError::Several(ours.len())),
         }
+    }
+
+    /// The SHA-256, in hexadecimal, of the digest of the data's key: the same as long as that key is. It tells of the key no more
+    /// than the digest does.
+    pub fn digest_fingerprint(&self) -> String {
+        let of_data = self.digests.values().filter(|digest| !digest.segments.is_empty());
+        let content: Vec<_> = of_data.map(|digest| json!(digest.of_key).to_string()).collect();
+        Sha256::digest(content.join("\n")).iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// The keyslots bound to a digest of a data segment.

@@ -2,12 +2,13 @@
 //!
 //! | part | what it does |
 //! |---|---|
-//! | [`format`](fn@format) | makes a volume, after every check that could refuse it |
+//! | [`prepare`] | makes a volume, after every check that could refuse it: a [`Prepared`], which is written |
 //! | [`unlock`] | opens a volume that has no token yet with its passphrase: an [`Unlocked`], which takes one |
 //! | [`look`](fn@look) | reads a header without libcryptsetup, which locks and may write: a [`Header`] to look at |
 //! | [`open`] | reads a header, with its second copy repaired where one was damaged: a [`Header`] |
 //! | [`Header`] | checks a DEK, replaces the token or takes it away, keeps recovery passphrases |
 //! | [`Files`] | a volume's files, opened once, in place of the paths that led to them |
+//! | [`erase`](fn@erase) | destroys all that opens a volume |
 //! | [`Token`] | the JSON that names provider and KEK and carries the wrapped DEK |
 //! | [`claim`](fn@claim) | takes a backing device or file for one user |
 //!
@@ -18,6 +19,7 @@ mod adopt;
 mod claim;
 mod copies;
 mod crypt;
+mod erase;
 mod error;
 mod files;
 mod format;
@@ -34,9 +36,10 @@ mod tests;
 pub use adopt::{Unlocked, unlock};
 pub use claim::claim;
 pub use copies::{HeaderCopy, uuid_at};
+pub use erase::erase;
 pub use error::LuksError;
 pub use files::{Access, Files};
-pub use format::{FormatOptions, format};
+pub use format::{FormatOptions, Prepared, prepare};
 pub use header::{Header, Repair, open, open_by};
 pub use look::look;
 pub use metadata::Keyslot;

@@ -132,7 +132,7 @@ impl VolumeError {
                 "`blkseal release`, `blkseal erase` or `blkseal forget` that volume first; --force does not help here"
             }
             Self::Unnamed(_) => "choose one with --name",
-            Self::Replaced { .. } => "open it by the path of its backing, under another name",
+            Self::Replaced { .. } => "if it is at another path now, open it by that; it keeps its name",
             Self::InUse { .. } => "unmount it, or end what uses it, then close it again",
             Self::Luks(error) => return error.hint(),
             Self::Provider(error) => return error.hint(),
@@ -140,7 +140,8 @@ impl VolumeError {
                 "its token was changed, or the provider has another key file, or other key servers, than it had"
             }
             Self::Registry { .. } => {
-                "correct it, or move it away: volumes can be opened by the path of their backing"
+                "put a copy of it back, or correct it (count is that of its tables), or move it away: volumes that are open come back into \
+                 the list, others once they are opened by path; until then nothing keeps their KEKs from `blkseal kek destroy`"
             }
             _ => return None,
         })

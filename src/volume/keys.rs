@@ -2,37 +2,45 @@
 //! another KEK.
 
 use ublk_targets::secret::{Dek, Secret};
+use uuid::Uuid;
 
 use super::VolumeError;
 use crate::luks::{self, FormatOptions, Header, Place, Token};
 use crate::provider::{KekId, KekState, KeyProvider, ProviderError, newest_active, wrap};
 
-/// Makes a volume at `place` with a new DEK under the KEK that [`wrapping_kek`] gives. Where it refuses, nothing has
-/// been written to the backing.
+/// Makes a volume at `place` with a new DEK under the KEK that [`wrapping_kek`] gives. Once every check has passed, and before
+/// anything is written, `enter` is called with its UUID and token. Where this fails nothing has been written to the backing, or
+/// there is no volume on it.
 pub fn create(
     place: &Place,
     options: &FormatOptions,
     provider: &dyn KeyProvider,
     wanted: Option<KekId>,
+    enter: impl FnOnce(Uuid, &Token) -> Result<(), VolumeError>,
 ) -> Result<Header, VolumeError> {
     let kek_id = wrapping_kek(provider, wanted)?;
     let dek = Dek::generate()?;
     let token = wrap(provider, &kek_id, &dek)?;
-    Ok(luks::format(place, options, &dek, &token)?)
+    let prepared = luks::prepare(place, options, &dek, &token)?;
+    enter(prepared.uuid(), &token)?;
+    Ok(prepared.write()?)
 }
 
 /// Puts the LUKS2 volume at `place`, which `passphrase` opens, under the KEK that [`wrapping_kek`] gives. No data moves. The
-/// token is read back and opens the volume before this returns; where it does not, it is taken away again.
+/// token is read back and opens the volume before this returns; where it does not, it is taken away again. Before the token is
+/// written, `enter` is called with the volume's UUID and the token.
 pub fn adopt(
     place: &Place,
     passphrase: &Secret,
     provider: &dyn KeyProvider,
     wanted: Option<KekId>,
+    enter: impl FnOnce(Uuid, &Token) -> Result<(), VolumeError>,
 ) -> Result<Header, VolumeError> {
     // The passphrase first: for one that is wrong no KEK is made.
     let unlocked = luks::unlock(place, passphrase)?;
     let kek_id = wrapping_kek(provider, wanted)?;
     let token = wrap(provider, &kek_id, unlocked.dek())?;
+    enter(unlocked.uuid(), &token)?;
     let header = unlocked.adopt(&token)?;
     match unlock(&header, provider) {
         Ok(_) => Ok(header),
@@ -95,8 +103,8 @@ pub fn rewrap(
     to: &dyn KeyProvider,
     kek_id: &KekId,
 ) -> Result<(), VolumeError> {
-    // Not checked against the digest, which takes a tenth of a second: AES-KWP tells that it is what was wrapped.
-    let dek = unwrap_token(header, from)?;
+    // AES-KWP tells that it is what was wrapped; the digest, that it is what the data has.
+    let dek = unlock(header, from)?;
     let token = wrap(to, kek_id, &dek)?;
     Ok(header.replace_token(token)?)
 }

@@ -1,169 +1,127 @@
-//! The volumes that this host knows, by name.
+//! The volumes that this host knows. A volume is its UUID; its name and its paths are what it has.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Part, VolumeError};
+use super::VolumeError;
+use super::known::{Forgotten, Known, KnownVolumes};
+use super::volumes_file;
 use crate::atomic_file;
-use crate::identity::FileId;
-use crate::luks::{Header, Place, Placement};
-use crate::name::Name;
-use crate::provider::{KekId, ProviderName};
+use crate::luks::{Header, Place};
 
 const FILE_NAME: &str = "volumes.toml";
 const FILE_LIMIT: u64 = 64 << 20;
 
-/// What this host remembers of a volume. The header is what counts; provider and KEK are what it said last.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Known {
-    /// The UUID in its header.
-    pub uuid: Uuid,
-    /// The block device or file that holds its data.
-    pub backing: PathBuf,
-    /// The file that holds its header; none where that lies before the data.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub header: Option<PathBuf>,
-    /// The provider of its KEK.
-    pub provider: ProviderName,
-    /// Its KEK.
-    pub kek_id: KekId,
-}
-
-impl Known {
-    /// What `header` says.
-    pub fn of(header: &Header) -> Self {
-        Self {
-            uuid: header.uuid,
-            backing: header.place.backing.clone(),
-            header: match &header.place.header {
-                Placement::Attached => None,
-                Placement::Detached(path) => Some(path.clone()),
-            },
-            provider: header.token.provider.clone(),
-            kek_id: header.token.kek_id.clone(),
-        }
-    }
-
-    /// What `path` is to this volume: by the text, for a disk may be away, or because it leads to the same device or file.
-    /// This looks at the disk.
-    pub fn part_at(&self, path: &Path) -> Option<Part> {
-        let parts = [(Some(&self.backing), Part::Backing), (self.header.as_ref(), Part::Header)];
-        parts.into_iter().find_map(|(known, part)| same_file(known?, path).then_some(part))
-    }
-
-    /// Where the volume is.
-    pub fn place(&self) -> Place {
-        match &self.header {
-            None => Place::attached(&self.backing),
-            Some(header) => Place::detached(&self.backing, header),
-        }
-    }
-}
-
-#[derive(Clone, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Content {
-    #[serde(default)]
-    volume: BTreeMap<Name, Known>,
-}
-
-/// The known volumes; each change is on disk before the call that makes it returns.
+/// The known volumes; each change is on disk before the call that makes it returns. A volume leaves by [`Registry::remove`] and
+/// [`Registry::forget`] alone.
 pub struct Registry {
     path: PathBuf,
-    content: Content,
+    known: Mutex<Arc<KnownVolumes>>,
+    /// Held while the file is written, which takes what the disk takes; who reads does not wait for it.
+    writing: Mutex<()>,
 }
 
 impl Registry {
     /// The volumes that `volumes.toml` in `directory` names; none if there is no such file.
     pub fn load(directory: &Path) -> Result<Self, VolumeError> {
         let path = directory.join(FILE_NAME);
-        let damaged = |problem: String| VolumeError::Registry { path: path.clone(), problem };
-        let content = match atomic_file::read_limited(&path, FILE_LIMIT) {
-            Ok(bytes) => {
-                let text = str::from_utf8(&bytes).map_err(|error| damaged(error.to_string()))?;
-                toml::from_str(text).map_err(|error| damaged(one_line(&error)))?
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Content::default(),
+        let known = match atomic_file::read_limited(&path, FILE_LIMIT) {
+            Ok(bytes) => volumes_file::parse(&bytes)
+                .map_err(|problem| VolumeError::Registry { path: path.clone(), problem })?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => KnownVolumes::default(),
             Err(source) => return Err(VolumeError::Io { action: "read", path, source }),
         };
-        Ok(Self { path, content })
+        Ok(Self { path, known: Mutex::new(Arc::new(known)), writing: Mutex::new(()) })
     }
 
-    /// Every known volume, by name.
-    pub fn iter(&self) -> impl Iterator<Item = (&Name, &Known)> {
-        self.content.volume.iter()
+    /// What is known now. Looking at it takes no lock.
+    pub fn known(&self) -> Arc<KnownVolumes> {
+        Arc::clone(&self.known.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The volume of that name.
-    pub fn get(&self, name: &Name) -> Option<&Known> {
-        self.content.volume.get(name)
+    /// Enters a volume. Refused where another has its name, and where it is known.
+    pub fn insert(&self, new: Known) -> Result<(), VolumeError> {
+        self.change(|known| {
+            let has_name = known.get(&new.name).cloned();
+            if let Some(other) = has_name.or_else(|| known.by_uuid(new.uuid).cloned()) {
+                return Err(VolumeError::NameTaken { name: other.name, backing: other.backing });
+            }
+            known.forgotten.remove(&new.uuid);
+            known.volumes.insert(new.uuid, new);
+            Ok(())
+        })
     }
 
-    /// The volume that `text` names: by its name, its UUID, or the path of its backing.
-    pub fn find(&self, text: &str) -> Option<(&Name, &Known)> {
-        let uuid = Uuid::try_parse(text).ok();
-        let path = Path::new(text);
-        self.iter()
-            .find(|(name, _)| name.as_str() == text)
-            .or_else(|| self.iter().find(|(_, known)| Some(known.uuid) == uuid))
-            .or_else(|| self.iter().find(|(_, known)| path.is_absolute() && same_file(&known.backing, path)))
+    /// Remembers the KEK that the header of a volume says. What this host does not know stays unknown.
+    pub fn update(&self, header: &Header) -> Result<(), VolumeError> {
+        self.change_one(header.uuid, |volume| {
+            volume.provider = header.token.provider.clone();
+            volume.kek_id = header.token.kek_id.clone();
+        })
     }
 
-    /// The volumes that have their KEK from `provider`.
-    pub fn of_provider<'a>(&'a self, provider: &'a ProviderName) -> impl Iterator<Item = &'a Name> {
-        self.iter().filter(|(_, known)| known.provider == *provider).map(|(name, _)| name)
+    /// Remembers that the key in the volume's token was seen to be that of this header.
+    pub fn verified(&self, header: &Header) -> Result<(), VolumeError> {
+        self.change_one(header.uuid, |volume| volume.digest = Some(header.digest.clone()))
     }
 
-    /// Remembers a volume under `name`, and forgets what was remembered of this name or this backing.
-    pub fn insert(&mut self, name: Name, known: Known) -> Result<(), VolumeError> {
-        let mut content = self.content.clone();
-        content.volume.retain(|_, other| !same_file(&other.backing, &known.backing));
-        content.volume.insert(name, known);
-        self.save(content)
+    /// Remembers where a volume is now.
+    pub fn moved(&self, uuid: Uuid, place: &Place) -> Result<(), VolumeError> {
+        self.change_one(uuid, |volume| volume.set_place(place))
     }
 
-    /// Remembers the KEK that the header of the volume `name` says. Where the name is another volume's by now, nothing
-    /// changes.
-    pub fn update(&mut self, name: &Name, header: &Header) -> Result<(), VolumeError> {
-        let known = Known::of(header);
-        if self.get(name).is_none_or(|before| before.uuid != known.uuid || *before == known) {
+    /// Ends what is known of a volume that is nobody's to open any more, or not by blkseal.
+    pub fn remove(&self, uuid: Uuid) -> Result<(), VolumeError> {
+        self.change(|known| {
+            known.volumes.remove(&uuid);
+            Ok(())
+        })
+    }
+
+    /// Ends what is known of a volume, but for the KEK that it may still need one day; `for_good`, of that as well.
+    pub fn forget(&self, uuid: Uuid, for_good: bool) -> Result<(), VolumeError> {
+        self.change(|known| {
+            if let Some(volume) = known.volumes.remove(&uuid) {
+                known.forgotten.insert(uuid, Forgotten::from(volume));
+            }
+            if for_good {
+                known.forgotten.remove(&uuid);
+            }
+            Ok(())
+        })
+    }
+
+    fn change_one(&self, uuid: Uuid, change: impl FnOnce(&mut Known)) -> Result<(), VolumeError> {
+        self.change(|known| {
+            if let Some(volume) = known.volumes.get_mut(&uuid) {
+                change(volume);
+            }
+            Ok(())
+        })
+    }
+
+    fn change(
+        &self,
+        change: impl FnOnce(&mut KnownVolumes) -> Result<(), VolumeError>,
+    ) -> Result<(), VolumeError> {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.known();
+        let mut after = KnownVolumes::clone(&before);
+        change(&mut after)?;
+        if after == *before {
             return Ok(());
         }
-        let mut content = self.content.clone();
-        content.volume.insert(name.clone(), known);
-        self.save(content)
-    }
-
-    /// Forgets the volume `name`.
-    pub fn remove(&mut self, name: &Name) -> Result<(), VolumeError> {
-        let mut content = self.content.clone();
-        content.volume.remove(name);
-        self.save(content)
-    }
-
-    fn save(&mut self, content: Content) -> Result<(), VolumeError> {
-        let text = toml::to_string(&content)
-            .map_err(|error| VolumeError::Registry { path: self.path.clone(), problem: error.to_string() })?;
+        let text = volumes_file::text(&after)
+            .map_err(|problem| VolumeError::Registry { path: self.path.clone(), problem })?;
         atomic_file::replace(&self.path, text.as_bytes()).map_err(|source| VolumeError::Io {
             action: "write",
             path: self.path.clone(),
             source,
         })?;
-        self.content = content;
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(after);
         Ok(())
     }
-}
-
-/// Whether two paths lead to the same device or file.
-fn same_file(one: &Path, two: &Path) -> bool {
-    one == two || FileId::at(one).is_ok_and(|first| FileId::at(two).is_ok_and(|second| first == second))
-}
-
-fn one_line(error: &toml::de::Error) -> String {
-    error.to_string().trim_end().replace('\n', " ")
 }

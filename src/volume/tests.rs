@@ -10,19 +10,22 @@ use tempfile::TempDir;
 use ublk_targets::secret::{Dek, Kek, Secret};
 use uuid::Uuid;
 
+use super::keys::{adopt as adopt_and_enter, create as create_and_enter};
 use super::*;
 use crate::luks::{self, FormatOptions, Place};
 use crate::provider::native::{KdfCost, NativeProvider};
 use crate::provider::tests::unobserved;
 use crate::provider::{self, KekId, KekState, KeyProvider, ProviderError};
 
-fn known(backing: &Path) -> Known {
+fn known(name: &str, backing: &Path) -> Known {
     Known {
         uuid: Uuid::new_v4(),
+        name: name.parse().unwrap(),
         backing: backing.to_owned(),
         header: None,
         provider: "office".parse().unwrap(),
         kek_id: "kek-1".parse().unwrap(),
+        digest: None,
     }
 }
 
@@ -35,10 +38,11 @@ fn file(directory: &TempDir, name: &str) -> PathBuf {
 #[test]
 fn volumes_are_found_by_name_uuid_and_every_path_that_leads_to_them() {
     let directory = tempfile::tempdir().unwrap();
-    let (one, two) = (known(&file(&directory, "one")), known(&file(&directory, "two")));
-    let mut registry = Registry::load(directory.path()).unwrap();
-    registry.insert("first".parse().unwrap(), one.clone()).unwrap();
-    registry.insert("second".parse().unwrap(), two.clone()).unwrap();
+    let one = known("first", &file(&directory, "one"));
+    let two = known("second", &file(&directory, "two"));
+    let registry = Registry::load(directory.path()).unwrap();
+    registry.insert(two.clone()).unwrap();
+    registry.insert(one.clone()).unwrap();
 
     let link = directory.path().join("link");
     symlink(&two.backing, &link).unwrap();
@@ -48,49 +52,123 @@ fn volumes_are_found_by_name_uuid_and_every_path_that_leads_to_them() {
         two.uuid.simple().to_string(),
         two.backing.display().to_string(),
     ];
+    let volumes = registry.known();
     for text in texts.into_iter().chain([link.display().to_string()]) {
-        let (name, found) = registry.find(&text).unwrap_or_else(|| panic!("{text} is not found"));
-        assert_eq!((name.as_str(), found), ("second", &two), "{text}");
+        assert_eq!(volumes.find(&text), Some(&two), "{text}");
     }
     for text in ["third", "", "two", &Uuid::new_v4().to_string(), "/nowhere"] {
-        assert!(registry.find(text).is_none(), "{text}");
+        assert!(volumes.find(text).is_none(), "{text}");
     }
-    let names: Vec<_> = registry.of_provider(&one.provider).map(crate::name::Name::as_str).collect();
+    let names: Vec<_> = volumes.of_provider(&one.provider).map(crate::name::Name::as_str).collect();
     assert_eq!(names, ["first", "second"]);
 }
 
 #[test]
 fn what_is_remembered_outlives_the_process() {
     let directory = tempfile::tempdir().unwrap();
-    let detached = Known { header: Some("/h".into()), ..known(Path::new("/dev/nowhere")) };
-    Registry::load(directory.path()).unwrap().insert("v".parse().unwrap(), detached.clone()).unwrap();
-    let again = Registry::load(directory.path()).unwrap();
+    let path = Path::new("/dev/nowhere");
+    let detached = Known { header: Some("/h".into()), digest: Some("d".into()), ..known("v", path) };
+    let registry = Registry::load(directory.path()).unwrap();
+    registry.insert(detached.clone()).unwrap();
+    let other = known("w", path);
+    registry.insert(other.clone()).unwrap();
+    registry.forget(other.uuid, false).unwrap();
+    let again = Registry::load(directory.path()).unwrap().known();
     assert_eq!(again.get(&"v".parse().unwrap()), Some(&detached));
     assert_eq!(detached.place(), Place::detached("/dev/nowhere", "/h"));
+    assert_eq!(again, registry.known());
+    assert_eq!(again.forgotten().collect::<Vec<_>>(), [(&other.uuid, &Forgotten::from(other.clone()))]);
+    registry.forget(other.uuid, true).unwrap();
+    registry.remove(detached.uuid).unwrap();
+    let again = Registry::load(directory.path()).unwrap().known();
+    assert_eq!((again.iter().count(), again.forgotten().count()), (0, 0));
 }
 
 #[test]
-fn a_backing_has_one_name() {
+fn no_volume_makes_room_for_another() {
     let directory = tempfile::tempdir().unwrap();
     let backing = file(&directory, "backing");
-    let mut registry = Registry::load(directory.path()).unwrap();
-    registry.insert("old".parse().unwrap(), known(&backing)).unwrap();
-    registry.insert("new".parse().unwrap(), known(&backing)).unwrap();
-    assert!(registry.get(&"old".parse().unwrap()).is_none());
-    assert_eq!(Registry::load(directory.path()).unwrap().iter().count(), 1);
+    let registry = Registry::load(directory.path()).unwrap();
+    let (one, two) = (known("one", &backing), known("two", &backing));
+    registry.insert(one.clone()).unwrap();
+    registry.insert(two.clone()).unwrap();
+    for taken in
+        [Known { uuid: Uuid::new_v4(), ..one.clone() }, Known { uuid: one.uuid, ..known("x", &backing) }]
+    {
+        let error = registry.insert(taken).unwrap_err();
+        assert!(matches!(&error, VolumeError::NameTaken { name, .. } if *name == one.name), "{error}");
+    }
+    assert_eq!(registry.known().iter().map(|(_, volume)| volume).collect::<Vec<_>>(), [&one, &two]);
+}
+
+#[test]
+fn a_registry_that_cannot_be_written_changes_nothing_that_is_known() {
+    let directory = tempfile::tempdir().unwrap();
+    let registry = Registry::load(directory.path()).unwrap();
+    let one = known("one", Path::new("/one"));
+    registry.insert(one.clone()).unwrap();
+    fs::remove_file(directory.path().join("volumes.toml")).unwrap();
+    fs::create_dir(directory.path().join("volumes.toml")).unwrap();
+    assert!(matches!(registry.remove(one.uuid), Err(VolumeError::Io { action: "write", .. })));
+    assert!(matches!(registry.insert(known("two", Path::new("/two"))), Err(VolumeError::Io { .. })));
+    assert_eq!(registry.known().iter().map(|(_, volume)| volume).collect::<Vec<_>>(), [&one]);
+}
+
+#[test]
+fn what_earlier_releases_wrote_is_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let (one, two) = (Uuid::new_v4(), Uuid::new_v4());
+    let entry = |name: &str, uuid| {
+        let more = "provider = 'office'\nkek_id = 'kek-1'\n";
+        format!("[volume.{name}]\nuuid = '{uuid}'\nbacking = '/{name}'\n{more}\n")
+    };
+    let path = directory.path().join("volumes.toml");
+    // A copy of a disk was a volume of its own.
+    let detached = entry("vm2", two).replace("provider", "header = '/h'\nprovider");
+    fs::write(&path, entry("vm1", one) + &detached + &entry("vm3", one)).unwrap();
+    let registry = Registry::load(directory.path()).unwrap();
+    let expected = [
+        Known { uuid: one, ..known("vm1", Path::new("/vm1")) },
+        Known { uuid: two, header: Some("/h".into()), ..known("vm2", Path::new("/vm2")) },
+    ];
+    assert_eq!(registry.known().iter().map(|(_, volume)| volume.clone()).collect::<Vec<_>>(), expected);
+    registry.moved(two, &Place::attached("/elsewhere")).unwrap();
+    let again = Registry::load(directory.path()).unwrap();
+    assert_eq!(again.known(), registry.known());
+    fs::write(&path, "[volume]\n").unwrap();
+    assert_eq!(Registry::load(directory.path()).unwrap().known().iter().count(), 0);
 }
 
 #[test]
 fn a_malformed_registry_is_named_and_left_alone() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("volumes.toml");
-    let bad =
-        [&b"volume = 3"[..], b"[volume.v]\nuuid = 1\n", b"[volume.\"a/b\"]\n", b"surprise = 1\n", b"\xff"];
-    for content in bad {
-        fs::write(&path, content).unwrap();
-        let error = Registry::load(directory.path()).err().unwrap();
+    let registry = Registry::load(directory.path()).unwrap();
+    registry.insert(known("one", Path::new("/one"))).unwrap();
+    registry.insert(known("two", Path::new("/two"))).unwrap();
+    let good = fs::read(&path).unwrap();
+    // Cut short anywhere, before a table as well.
+    let torn = (0..good.len() - 1).map(|end| good[..end].to_vec());
+    let version = String::from_utf8(good.clone()).unwrap().replace("version = 2", "version = 3");
+    let named = String::from_utf8(good.clone()).unwrap().replace("\"two\"", "\"one\"");
+    let bad: [&[u8]; 8] = [
+        b"volume = 3",
+        b"[volume.v]\nuuid = 1\n",
+        b"[volume.\"a/b\"]\n",
+        b"surprise = 1\n",
+        b"\xff",
+        b"\n",
+        version.as_bytes(),
+        named.as_bytes(),
+    ];
+    for content in bad.into_iter().map(<[u8]>::to_vec).chain(torn) {
+        fs::write(&path, &content).unwrap();
+        let Err(error) = Registry::load(directory.path()) else {
+            panic!("{:?} is taken", String::from_utf8_lossy(&content))
+        };
         assert!(error.to_string().contains("volumes.toml is damaged: "), "{error}");
         assert!(!error.to_string().contains('\n'), "{error}");
+        assert!(error.hint().unwrap().contains("move it away"));
         assert_eq!(fs::read(&path).unwrap(), content);
     }
 }
@@ -115,6 +193,15 @@ impl Bench {
     }
 }
 
+fn create(
+    place: &Place,
+    options: &FormatOptions,
+    provider: &dyn KeyProvider,
+    wanted: Option<KekId>,
+) -> Result<luks::Header, VolumeError> {
+    create_and_enter(place, options, provider, wanted, |_, _| Ok(()))
+}
+
 fn provider_in(directory: &Path, name: &str) -> NativeProvider {
     let mut secret = Secret::zeroed(6).unwrap();
     secret.expose_mut().copy_from_slice(b"secret");
@@ -136,17 +223,19 @@ fn a_volume_opens_with_the_key_that_it_was_made_with() {
 fn a_header_changes_what_is_remembered_of_its_own_volume_only() {
     let bench = Bench::new();
     let mut header = create(&bench.image("one"), &FormatOptions::default(), &bench.provider, None).unwrap();
-    let mut registry = Registry::load(bench.directory.path()).unwrap();
-    let name: crate::name::Name = "vol".parse().unwrap();
-    registry.insert(name.clone(), Known::of(&header)).unwrap();
+    let registry = Registry::load(bench.directory.path()).unwrap();
+    let other = known("other", &file(&bench.directory, "two"));
+    registry.insert(other.clone()).unwrap();
+    registry.update(&header).unwrap();
+    assert!(registry.known().by_uuid(header.uuid).is_none());
+    let volume = Known::new("vol".parse().unwrap(), header.uuid, &header.place, &header.token);
+    registry.insert(volume.clone()).unwrap();
     header.token.kek_id = "kek-2".parse().unwrap();
-    registry.update(&name, &header).unwrap();
-    assert_eq!(registry.get(&name).unwrap().kek_id, header.token.kek_id);
-    // The name is given to another volume while somebody still has the header of the first.
-    let other = known(&file(&bench.directory, "two"));
-    registry.insert(name.clone(), other.clone()).unwrap();
-    registry.update(&name, &header).unwrap();
-    assert_eq!(registry.get(&name), Some(&other));
+    registry.update(&header).unwrap();
+    registry.verified(&header).unwrap();
+    let (kek_id, digest) = (header.token.kek_id.clone(), Some(header.digest.clone()));
+    assert_eq!(registry.known().by_uuid(header.uuid), Some(&Known { kek_id, digest, ..volume }));
+    assert_eq!(registry.known().by_uuid(other.uuid), Some(&other));
 }
 
 #[test]
@@ -248,9 +337,9 @@ fn a_volume_that_would_not_open_by_its_new_token_is_not_adopted() {
     passphrase.expose_mut().copy_from_slice(b"secret");
 
     let provider = Forgetful(bench.provider);
-    let error = adopt(&place, &passphrase, &provider, None).err().unwrap();
+    let error = adopt_and_enter(&place, &passphrase, &provider, None, |_, _| Ok(())).err().unwrap();
     assert!(matches!(error, VolumeError::Unwrap { .. }), "{error}");
-    adopt(&place, &passphrase, &provider.0, None).expect("it is as it was");
+    adopt_and_enter(&place, &passphrase, &provider.0, None, |_, _| Ok(())).expect("it is as it was");
 }
 
 #[test]

@@ -4,10 +4,10 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use blkseal::control::{
-    self, Availability, Certificate, Checked, Counters, DaemonCalls, Device, Event, EventPage, Events,
-    Failure, FailureKind, Kek, KekState, Keks, KeyServer, KeyServerStatus, Met, MetCertificate, Peer,
-    Provider, ProviderKind, ProviderSet, Providers, RecoveryAdded, RecoveryRemoved, Rekey, Rekeyed, SecretFd,
-    Secrets, Service, TargetKind, Version, Volume, VolumeState, Volumes,
+    self, Availability, Certificate, Checked, Counters, DaemonCalls, Device, Erased, Event, EventPage,
+    Events, Failure, FailureKind, Forgotten, Kek, KekState, Keks, KeyServer, KeyServerStatus, Met,
+    MetCertificate, Peer, Provider, ProviderKind, ProviderSet, Providers, RecoveryAdded, RecoveryRemoved,
+    Rekey, Rekeyed, SecretFd, Secrets, Service, TargetKind, Version, Volume, VolumeState, Volumes,
 };
 use serde_json::{Value, json};
 
@@ -230,6 +230,18 @@ impl Service for Script {
                 find(&call.volume)?;
                 let failure = Failure::new(FailureKind::Busy, "volume vm1 is open");
                 if call.volume == "vm1" { Err(failure.hint("close it first")) } else { Ok(json!({})) }
+            }
+            DaemonCalls::Forget(call) => {
+                let Volume { name, uuid, .. } = find(&call.volume)?;
+                let uuid = uuid.unwrap_or_default();
+                let (provider, kek_id, for_good) = ("office".into(), "12".into(), call.for_good);
+                Ok(json!(Forgotten { name, uuid, provider, kek_id, for_good }))
+            }
+            DaemonCalls::Erase(call) => {
+                let Volume { name, uuid, .. } = find(&call.volume)?;
+                let uuid = uuid.unwrap_or_default();
+                let needed_by = if call.volume == "vm1" { vec![] } else { vec![volume("vm1").name] };
+                Ok(json!(Erased { name, uuid, provider: "office".into(), kek_id: "12".into(), needed_by }))
             }
             DaemonCalls::Rekey(call) => self.rekey(call).map(|rekeyed| json!(rekeyed)),
         }

@@ -30,6 +30,8 @@ fn every_command_teaches_by_example() {
         "create",
         "adopt",
         "release",
+        "forget",
+        "erase",
         "open",
         "close",
         "list",

@@ -27,7 +27,9 @@ fn a_kek_that_does_not_fit_is_passed_over_for_the_next_servers() {
     let mut good = PyKmip::start(&pki, "keys");
     let fake = wrong_key(&pki, good.port);
     let owner = Client::new(config(&pki, &[good.port]));
-    let header = volume::create(&place(&pki), &FormatOptions::default(), &owner.provider, None).unwrap();
+    let header =
+        volume::create(&place(&pki), &FormatOptions::default(), &owner.provider, None, |_, _| Ok(()))
+            .unwrap();
     let id = header.token.kek_id.clone();
 
     let client = Client::new(config(&pki, &[fake.port, good.port]));
@@ -88,7 +90,9 @@ fn nothing_is_wrapped_by_a_kek_that_another_server_gives_otherwise() {
     let fake = wrong_key(&pki, good.port);
     let client = Client::new(config(&pki, &[fake.port, good.port]));
     let place = place(&pki);
-    let error = volume::create(&place, &FormatOptions::default(), &client.provider, None).err().unwrap();
+    let error = volume::create(&place, &FormatOptions::default(), &client.provider, None, |_, _| Ok(()))
+        .err()
+        .unwrap();
     let VolumeError::Provider(error @ ProviderError::KeksDiffer { id, .. }) = &error else {
         panic!("{error}")
     };

@@ -5,10 +5,10 @@ use zlink::idl::{Field, Interface as Idl, Parameter, Type};
 
 use crate::control::worker::{GetReport, Serve, WorkerCalls};
 use crate::control::{
-    Adopt, Close, Create, DaemonCalls, Events, FailureKind, GetVersion, Interface, KekActivate, KekCreate,
-    KekDestroy, KekList, KekRevoke, KekShow, List, Method, Open, OpenTarget, Ping, ProviderAdd,
-    ProviderAddKmip, ProviderCheck, ProviderList, ProviderLock, ProviderMeet, ProviderRemove, ProviderSet,
-    ProviderSetDefault, ProviderUnlock, RecoveryAdd, RecoveryRemove, Rekey, Release, Status,
+    Adopt, Close, Create, DaemonCalls, Erase, Events, FailureKind, Forget, GetVersion, Interface,
+    KekActivate, KekCreate, KekDestroy, KekList, KekRevoke, KekShow, List, Method, Open, OpenTarget, Ping,
+    ProviderAdd, ProviderAddKmip, ProviderCheck, ProviderList, ProviderLock, ProviderMeet, ProviderRemove,
+    ProviderSet, ProviderSetDefault, ProviderUnlock, RecoveryAdd, RecoveryRemove, Rekey, Release, Status,
 };
 
 /// A value of every field that the description names.
@@ -115,6 +115,8 @@ fn the_daemons_description_is_what_its_types_are() {
         check::<I, Rekey>(),
         check::<I, Adopt>(),
         check::<I, Release>(),
+        check::<I, Forget>(),
+        check::<I, Erase>(),
     ]);
 }
 

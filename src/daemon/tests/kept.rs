@@ -1,6 +1,7 @@
 //! What this host knows is not destroyed by accident, whatever path leads to it.
 
 use super::*;
+use crate::control::{Erase, Forget};
 use crate::luks;
 
 fn name(text: &str) -> Name {
@@ -8,6 +9,11 @@ fn name(text: &str) -> Name {
 }
 
 impl Host {
+    /// A daemon on the same directories that serves nobody.
+    fn daemon(&self) -> Daemon {
+        Daemon::new(options(self.directory.path()), KdfCost::new(8, 1, 1).unwrap()).unwrap()
+    }
+
     fn detached(
         &mut self,
         name: &str,
@@ -123,4 +129,188 @@ fn the_image_of_an_open_volume_is_not_replaced_by_a_header() {
     host.is_kept_from(&call, "vol", &[&image]);
     host.is_kept_from(&Create { replace_header: true, ..call }, "vol", &[&image]);
     assert_eq!(luks::uuid_at(&image), host.call(&Status { volume: "vol".into() }).unwrap().uuid);
+}
+
+#[test]
+fn volumes_whose_disks_changed_places_are_found_by_path_and_keep_their_names() {
+    let mut host = Host::with_provider();
+    let (sdb, sdc) = (host.image("sdb"), host.image("sdc"));
+    let uuids =
+        [("vm1", &sdb), ("vm2", &sdc)].map(|(name, disk)| host.create(name, disk.clone()).unwrap().uuid);
+    let aside = host.path("aside");
+    for (from, to) in [(&sdb, &aside), (&sdc, &sdb), (&aside, &sdc)] {
+        fs::rename(from, to).unwrap();
+    }
+    for volume in ["vm1", "vm2"] {
+        let open = host.open(volume);
+        host.fails(&open, FailureKind::BadData, "no longer holds");
+    }
+    for (path, name, uuid) in [(&sdb, "vm2", uuids[1]), (&sdc, "vm1", uuids[0])] {
+        let open = host.open(path.to_str().unwrap());
+        let opened = host.call(&open).unwrap();
+        assert_eq!((opened.name.as_str(), opened.uuid, opened.state), (name, uuid, VolumeState::Live));
+    }
+    assert_eq!(host.call(&List {}).unwrap().volumes.len(), 2);
+}
+
+#[test]
+fn a_copy_of_a_volume_is_no_second_one() {
+    let mut host = Host::with_provider();
+    let (disk, copy) = (host.image("disk"), host.path("copy"));
+    host.create("vol", disk.clone()).unwrap();
+    fs::copy(&disk, &copy).unwrap();
+    let mut by_path = host.open(copy.to_str().unwrap());
+    by_path.name = Some(name("other"));
+    let known = fs::read(host.path("state/volumes.toml")).unwrap();
+    let refused = host.call(&by_path).unwrap_err();
+    assert_eq!(refused.kind, FailureKind::Exists, "{refused}");
+    assert!(refused.message.contains(disk.to_str().unwrap()), "{refused}");
+    assert!(refused.hint.unwrap().contains("luksUUID"));
+    let open = host.open("vol");
+    host.call(&open).unwrap();
+    // Also once the disk itself is away: it is open.
+    fs::rename(&disk, host.path("away")).unwrap();
+    host.fails(&by_path, FailureKind::Busy, "volume vol, which is open, as /dev/ublkb");
+    // Its header has been seen to be that of its key, but nothing else is new.
+    host.restart();
+    let after = fs::read_to_string(host.path("state/volumes.toml")).unwrap();
+    assert_eq!(
+        after.matches("backing").count(),
+        String::from_utf8(known).unwrap().matches("backing").count()
+    );
+}
+
+#[test]
+fn what_is_forgotten_keeps_its_kek_until_that_is_given_up_as_well() {
+    let mut host = Host::with_provider();
+    let (disk, other) = (host.image("disk"), host.image("other"));
+    let made = host.create("vol", disk.clone()).unwrap();
+    let kek_id = made.kek_id.clone().unwrap();
+    let forget = |volume: &str, for_good| Forget { volume: volume.into(), for_good };
+    fs::rename(&disk, host.path("away")).unwrap();
+    let forgotten = host.call(&forget("vol", false)).unwrap();
+    assert_eq!((Some(forgotten.uuid), &forgotten.kek_id), (made.uuid, &kek_id));
+    assert!(host.call(&List {}).unwrap().volumes.is_empty());
+    host.fails(&forget("nothing", false), FailureKind::NotFound, "nothing");
+    host.fails(&forget("vol", false), FailureKind::NotFound, &kek_id);
+    host.restart();
+    host.unlock("office", "sesame").unwrap();
+    let office = name("office");
+    let revoke = control::KekRevoke { provider: office.clone(), kek_id: kek_id.clone(), compromised: false };
+    host.call(&revoke).unwrap();
+    let destroy = control::KekDestroy { provider: office.clone(), kek_id };
+    let remove = ProviderRemove { name: office };
+    host.fails(&destroy, FailureKind::Busy, "forgotten: 1 volume: vol");
+    host.fails(&remove, FailureKind::Busy, "forgotten: 1 volume: vol");
+    // Its name and its path are free.
+    host.create("vol", other).unwrap();
+
+    // It turns up, and is known again under another name.
+    fs::rename(host.path("away"), &disk).unwrap();
+    let mut open = host.open(disk.to_str().unwrap());
+    open.name = Some(name("again"));
+    open.options.queues = Some(0);
+    host.fails(&open, FailureKind::InvalidArgument, "queues");
+    host.fails(&destroy, FailureKind::Busy, "1 volume: again");
+    host.call(&forget("again", false)).unwrap();
+    host.fails(&destroy, FailureKind::Busy, "1 volume: again");
+    host.call(&forget(&made.uuid.unwrap().to_string(), true)).unwrap();
+    host.call(&destroy).unwrap();
+
+    // An open volume, and one that is to be opened, is not forgotten.
+    let open = host.open("vol");
+    host.call(&open).unwrap();
+    host.fails(&forget("vol", true), FailureKind::Busy, "vol is open");
+}
+
+#[test]
+fn a_command_that_fails_leaves_nothing_half_known() {
+    let mut host = Host::with_provider();
+    let (disk, registry) = (host.image("disk"), host.path("state/volumes.toml"));
+    // The header cannot be made, after all else could.
+    let failed = host.detached("vol", disk.clone(), host.path("no directory/header")).unwrap_err();
+    assert_eq!(failed.kind, FailureKind::NoInput, "{failed}");
+    assert!(host.call(&List {}).unwrap().volumes.is_empty());
+    // Or the volume cannot be remembered, and is not made.
+    let before = fs::read(&disk).unwrap();
+    fs::remove_file(&registry).unwrap();
+    fs::create_dir(&registry).unwrap();
+    let failed = host.create("vol", disk.clone()).unwrap_err();
+    assert!(failed.message.contains("volumes.toml"), "{failed}");
+    let header = host.path("header");
+    assert!(host.detached("vol", disk.clone(), header.clone()).is_err());
+    assert!(before == fs::read(&disk).unwrap() && !header.exists());
+    assert!(host.call(&List {}).unwrap().volumes.is_empty());
+    fs::remove_dir(&registry).unwrap();
+    host.create("vol", disk).unwrap();
+}
+
+#[test]
+fn a_list_that_was_lost_has_the_volumes_that_are_open_again() {
+    let mut host = Host::with_provider();
+    let (disk, header) = (host.image("disk"), host.path("header"));
+    host.detached("vol", disk, header).unwrap();
+    let open = host.open("vol");
+    host.call(&open).unwrap();
+    let record = fs::read(host.path("run/workers/vol.json")).unwrap();
+    let job = serde_json::from_slice::<Report>(&record).unwrap().job;
+    let known = host.daemon().volumes();
+    fs::remove_file(host.path("state/volumes.toml")).unwrap();
+    let daemon = host.daemon();
+    assert_eq!(daemon.volumes().iter().count(), 0);
+    daemon.know_again(&job);
+    daemon.know_again(&job);
+    let again = host.daemon().volumes();
+    let without_digest = |volumes: &volume::KnownVolumes| {
+        volumes.iter().map(|(_, known)| volume::Known { digest: None, ..known.clone() }).collect::<Vec<_>>()
+    };
+    assert_eq!(without_digest(&again), without_digest(&known));
+    assert_eq!(again.iter().count(), 1);
+}
+
+#[test]
+fn erase_leaves_nothing_that_opens_and_takes_nothing_else() {
+    let mut host = Host::with_provider();
+    let (disk, data, header) = (host.image("disk"), host.image("data"), host.path("header"));
+    let erase = |volume: &str| Erase { volume: volume.into() };
+    let one = host.create("one", disk.clone()).unwrap();
+    let two = host.detached("two", data.clone(), header.clone()).unwrap();
+    let mark = |path: &PathBuf, at: u64| {
+        let file = fs::File::options().write(true).open(path).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, b"data", at).unwrap();
+    };
+    mark(&disk, 16 << 20);
+    mark(&data, 0);
+    let saved = [&disk, &header].map(|path| fs::read(path).unwrap());
+
+    host.call(&ProviderLock { name: name("office") }).unwrap();
+    let open = host.open("one");
+    host.fails(&open, FailureKind::Waiting, "office");
+    host.fails(&erase("one"), FailureKind::Busy, "one is to be opened");
+    host.call(&Close { volume: "one".into() }).unwrap();
+    let held = luks::claim(&disk, 0).unwrap();
+    host.fails(&erase("one"), FailureKind::Busy, "disk");
+    drop(held);
+    // What is there now is another volume: not the one that is meant.
+    fs::write(&header, &saved[0][..16 << 20]).unwrap();
+    host.fails(&erase("two"), FailureKind::BadData, "another volume");
+    fs::write(&header, &saved[1]).unwrap();
+
+    let erased = host.call(&erase("one")).unwrap();
+    assert_eq!((Some(erased.uuid), Some(erased.kek_id)), (one.uuid, one.kek_id));
+    assert_eq!(erased.needed_by, [name("two")]);
+    let erased = host.call(&erase("two")).unwrap();
+    assert_eq!((Some(erased.uuid), erased.needed_by), (two.uuid, vec![]));
+    host.fails(&Status { volume: "one".into() }, FailureKind::NotFound, "one");
+    for path in [&disk, &header] {
+        let now = fs::read(path).unwrap();
+        assert!(now[..16 << 20].iter().all(|byte| *byte == 0), "{}", path.display());
+        let is_luks = Command::new("cryptsetup").arg("isLuks").arg(path).status().unwrap();
+        assert!(!is_luks.success());
+    }
+    assert_eq!(&fs::read(&disk).unwrap()[16 << 20..][..4], b"data", "what is noise without the key stays");
+    assert_eq!(&fs::read(&data).unwrap()[..4], b"data");
+    assert!(saved[0][..4] == *b"LUKS");
+    host.unlock("office", "sesame").unwrap();
+    host.create("new", disk).unwrap();
 }

@@ -66,7 +66,7 @@ fn a_detached_header_takes_a_passphrase_too() {
     let bench = Bench::new();
     let (dek, token) = key();
     let place = Place::detached(bench.image("data", 4 * MIB), bench.path("header"));
-    let mut header = super::super::format(&place, &FormatOptions::default(), &dek, &token).unwrap();
+    let mut header = format(&place, &FormatOptions::default(), &dek, &token).unwrap();
     header.recovery_add_cheaply(&dek, &secret(b"pass")).unwrap();
     cryptsetup(&["open", "--test-passphrase"], &[place.header_path()], b"pass");
 }

@@ -12,7 +12,7 @@ fn an_attached_volume_is_what_cryptsetup_calls_luks2() {
             sector_size,
             ..FormatOptions::default()
         };
-        let header = super::super::format(&place, &options, &dek, &token).unwrap();
+        let header = format(&place, &options, &dek, &token).unwrap();
 
         cryptsetup(&["isLuks", "--type", "luks2"], &[&place.backing], b"");
         let dump = cryptsetup(&["luksDump"], &[&place.backing], b"");
@@ -71,7 +71,7 @@ fn a_detached_header_leaves_the_backing_alone() {
     let (dek, token) = key();
     let place = Place::detached(bench.image("data", 4 * MIB), bench.path("data.header"));
     let before = std::fs::read(&place.backing).unwrap();
-    let header = super::super::format(&place, &FormatOptions::default(), &dek, &token).unwrap();
+    let header = format(&place, &FormatOptions::default(), &dek, &token).unwrap();
     assert_eq!((header.data_offset, header.data_length), (0, 4 * MIB));
     assert!(before == std::fs::read(&place.backing).unwrap());
     let dump = cryptsetup(&["luksDump"], &[place.header_path()], b"");
@@ -88,7 +88,7 @@ fn allowed_discards_are_kept_where_dm_crypt_looks() {
     let (dek, token) = key();
     let place = Place::attached(bench.image("volume", 20 * MIB));
     let options = FormatOptions { allow_discards: true, ..FormatOptions::default() };
-    assert!(super::super::format(&place, &options, &dek, &token).unwrap().allow_discards);
+    assert!(format(&place, &options, &dek, &token).unwrap().allow_discards);
     let dump = cryptsetup(&["luksDump"], &[&place.backing], b"");
     assert!(dump.contains("allow-discards"), "{dump}");
 }
@@ -102,14 +102,14 @@ fn force_leaves_nothing_of_what_was_there() {
     let mkfs = Command::new("mkfs.ext4").args(["-q", "-F"]).arg(&backing).status().unwrap();
     assert!(mkfs.success());
     let place = Place::detached(&backing, bench.path("header"));
-    super::super::format(&place, &force, &dek, &token).unwrap();
+    format(&place, &force, &dek, &token).unwrap();
     let file = std::fs::File::open(&backing).unwrap();
     assert_eq!(probe::signatures(&file, &backing).unwrap(), Vec::<String>::new());
 
     // An older LUKS2 header with larger metadata, whose second copy is elsewhere, does not come back.
     stock_volume(&backing, &bench.key_file(&dek), &["--luks2-metadata-size=64k"]);
     let place = Place::attached(&backing);
-    let header = super::super::format(&place, &force, &dek, &token).unwrap();
+    let header = format(&place, &force, &dek, &token).unwrap();
     overwrite(&backing, 0, &[0; 4096]);
     let repaired = open(&place).unwrap();
     assert_eq!(repaired.uuid, header.uuid);

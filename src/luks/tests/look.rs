@@ -27,7 +27,7 @@ fn a_look_says_what_libcryptsetup_says_of_our_volumes() {
         };
         let label = Some("Geschäft".into());
         let options = FormatOptions { sector_size, allow_discards, label, ..FormatOptions::default() };
-        super::super::format(&place, &options, &dek, &token).unwrap();
+        format(&place, &options, &dek, &token).unwrap();
         assert_eq!(seen(&place).label, options.label);
         let mut header = open(&place).unwrap();
         header.recovery_add_cheaply(&dek, &secret(b"one")).unwrap();
@@ -149,7 +149,7 @@ fn through_open_files_a_volume_is_what_was_opened_whatever_its_path_leads_to() {
             true => Place::detached(&image, bench.path("header")),
             false => Place::attached(&image),
         };
-        let made = super::super::format(&place, &FormatOptions::default(), &dek, &token).unwrap();
+        let made = format(&place, &FormatOptions::default(), &dek, &token).unwrap();
         let files = Arc::new(Files::open(&place).unwrap());
         let moved = bench.path("moved");
         std::fs::rename(place.header_path(), &moved).unwrap();

@@ -55,8 +55,12 @@ impl Bench {
     fn volume(&self) -> (Header, Dek) {
         let (dek, token) = key();
         let place = Place::attached(self.image("volume", 20 * MIB));
-        (super::format(&place, &FormatOptions::default(), &dek, &token).unwrap(), dek)
+        (format(&place, &FormatOptions::default(), &dek, &token).unwrap(), dek)
     }
+}
+
+fn format(place: &Place, options: &FormatOptions, dek: &Dek, token: &Token) -> Result<Header, LuksError> {
+    prepare(place, options, dek, token)?.write()
 }
 
 fn key() -> (Dek, Token) {

@@ -151,7 +151,7 @@ fn a_detached_header_taken_for_a_volume_is_refused() {
     let bench = Bench::new();
     let (dek, token) = key();
     let place = Place::detached(bench.image("data", 4 * MIB), bench.path("header"));
-    super::super::format(&place, &FormatOptions::default(), &dek, &token).unwrap();
+    format(&place, &FormatOptions::default(), &dek, &token).unwrap();
     let error = open_error(&Place::attached(place.header_path()));
     assert!(matches!(error, LuksError::Unsupported { .. }), "{error}");
     assert_eq!(open(&place).unwrap().data_length, 4 * MIB);

@@ -5,7 +5,7 @@ fn refused(place: &Place, options: &FormatOptions) -> LuksError {
     let content = |path: &Path| std::fs::read(path).ok();
     let before = (content(&place.backing), content(place.header_path()));
     let (dek, token) = key();
-    let error = super::super::format(place, options, &dek, &token).expect_err("it should be refused");
+    let error = format(place, options, &dek, &token).expect_err("it should be refused");
     assert!(
         before == (content(&place.backing), content(place.header_path())),
         "{error}: changed all the same"
@@ -32,7 +32,7 @@ fn sizes_and_labels_are_checked() {
     assert!(matches!(refused(&odd, &force()), LuksError::PartialSector { sector_size: 4096, .. }));
     let (dek, token) = key();
     let options = FormatOptions { sector_size: 512, ..plain() };
-    assert_eq!(super::super::format(&odd, &options, &dek, &token).unwrap().data_length, 4 * MIB + 512);
+    assert_eq!(format(&odd, &options, &dek, &token).unwrap().data_length, 4 * MIB + 512);
 
     let good = Place::attached(bench.image("good", 20 * MIB));
     let sector = FormatOptions { sector_size: 1024, ..plain() };
@@ -171,7 +171,7 @@ fn a_block_device_in_use_is_refused_and_a_free_one_is_made_a_volume() {
     assert!(matches!(refused(&place, &force()), LuksError::InUse { .. }));
     drop(held);
     let (dek, token) = key();
-    let header = super::super::format(&place, &plain(), &dek, &token).unwrap();
+    let header = format(&place, &plain(), &dek, &token).unwrap();
     assert_eq!(header.data_length, 4 * MIB);
     // The worker's claim does not keep the header from being changed.
     let _held = claim(&device.path, libc::O_DIRECT).unwrap();
@@ -192,7 +192,7 @@ fn a_mounted_device_is_refused_with_its_mount_point() {
         return; // No right to mount here.
     }
     let (dek, token) = key();
-    let error = super::super::format(&Place::attached(&device.path), &force(), &dek, &token);
+    let error = format(&Place::attached(&device.path), &force(), &dek, &token);
     assert!(Command::new("umount").arg(&directory).status().unwrap().success());
     let error = error.expect_err("it is mounted").to_string();
     assert!(error.contains(&format!("mounted on {}", directory.display())), "{error}");
@@ -236,21 +236,21 @@ fn a_detached_header_replaces_a_detached_header_that_nobody_uses_and_nothing_els
     assert!(matches!(refused(&with("/dev/null".into()), &replace), LuksError::WrongFileType(_)));
 
     let (dek, token) = key();
-    let first = super::super::format(&place, &replace, &dek, &token).unwrap();
+    let first = format(&place, &replace, &dek, &token).unwrap();
     let held = claim(place.header_path(), 0).unwrap();
     assert!(matches!(refused(&place, &replace), LuksError::InUse { .. }));
-    let second = super::super::format(&place, &replace, &dek, &token).err();
+    let second = format(&place, &replace, &dek, &token).err();
     assert!(matches!(second, Some(LuksError::InUse { .. })));
     drop(held);
     // Also one of cryptsetup's, and one whose first copy is damaged.
     overwrite(place.header_path(), 0, &[0; 4096]);
-    let second = super::super::format(&place, &replace, &dek, &token).unwrap();
+    let second = format(&place, &replace, &dek, &token).unwrap();
     assert_ne!(first.uuid, second.uuid);
     assert_eq!(std::fs::metadata(place.header_path()).unwrap().len(), 16 * MIB);
     std::fs::remove_file(place.header_path()).unwrap();
     let detached = format!("--header={}", place.header_path().display());
     stock_volume(&place.backing, &bench.key_file(&dek), &[&detached]);
-    assert_eq!(super::super::format(&place, &replace, &dek, &token).unwrap().repair, None);
+    assert_eq!(format(&place, &replace, &dek, &token).unwrap().repair, None);
     assert_eq!(
         cryptsetup(&["luksUUID"], &[place.header_path()], b"").trim(),
         open(&place).unwrap().uuid.to_string()
