@@ -17,6 +17,7 @@ mod equals_dm_crypt;
 mod errors;
 mod filesystems;
 mod fio_verify;
+mod in_use;
 mod kmip;
 mod lifecycle;
 mod locked;
