@@ -49,13 +49,13 @@ impl From<VolumeError> for Failure {
             VolumeError::Unknown(_) => Kind::NotFound,
             VolumeError::NameTaken { .. } | VolumeError::Known { .. } => Kind::Exists,
             VolumeError::Unnamed(_) => Kind::InvalidArgument,
-            VolumeError::Replaced { .. } => Kind::BadData,
+            VolumeError::Replaced { .. } | VolumeError::OtherFile { .. } => Kind::BadData,
             VolumeError::InUse { .. } => Kind::Busy,
             VolumeError::Unwrap { .. } => Kind::WrongKey,
             VolumeError::Registry { .. } => Kind::Config,
             VolumeError::Io { ref source, .. } => of_io(source),
         };
-        failure(kind, &error, error.hint())
+        failure(kind, &error, error.hint()).transient(error.is_transient())
     }
 }
 
@@ -99,7 +99,7 @@ impl From<&LuksError> for Failure {
             LuksError::Permission { .. } => Kind::System,
             LuksError::Io { source, .. } => of_io(source),
         };
-        failure(kind, error, error.hint())
+        failure(kind, error, error.hint()).transient(error.is_transient())
     }
 }
 
@@ -128,7 +128,7 @@ impl From<ProviderError> for Failure {
             ProviderError::File { source, .. } => of_io(source),
             ProviderError::Derivation(_) | ProviderError::Wrap(_) | ProviderError::Secret(_) => Kind::System,
         };
-        failure(kind, &error, error.hint())
+        failure(kind, &error, error.hint()).transient(error.is_transient())
     }
 }
 
@@ -155,6 +155,13 @@ impl From<DeviceError> for Failure {
             DeviceError::Control(source) => (of_io(source), Some("run as root")),
             DeviceError::Layout { .. } => (FailureKind::InvalidArgument, None),
             DeviceError::Driver { .. } => (FailureKind::System, None),
+            DeviceError::Gone { .. } => (FailureKind::NoInput, None),
+            DeviceError::TooMany => (
+                FailureKind::System,
+                Some(
+                    "raise the limit: write a number to /sys/module/ublk_drv/parameters/ublks_max, or close a volume",
+                ),
+            ),
             DeviceError::Timeout { .. } => {
                 (FailureKind::Busy, Some("end what uses the device; 'dmesg' may tell more"))
             }

@@ -3,7 +3,7 @@
 //! A path can lead elsewhere from one moment to the next: a symlink is swapped, a copy is moved over an image, a disk is
 //! plugged in again under another number. What was claimed is known by this.
 
-use std::fs::{self, File, Metadata};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -44,6 +44,16 @@ impl FileId {
     /// What `path` leads to now. It is not opened, so that the sequence of a block device is not known.
     pub fn at(path: &Path) -> io::Result<Self> {
         Ok(Self::from(&fs::metadata(path)?))
+    }
+}
+
+/// Opens what is open as `file` once more, to read it: with an offset and flags of its own.
+pub fn reopen_to_read(file: &File) -> io::Result<File> {
+    let again = OpenOptions::new().read(true).open(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+    // A disk may have been plugged in since under the number of one that is gone.
+    match FileId::of(&again)? == FileId::of(file)? {
+        true => Ok(again),
+        false => Err(io::Error::from_raw_os_error(nix::libc::ENODEV)),
     }
 }
 
@@ -100,6 +110,17 @@ mod tests {
         assert_ne!(id, FileId::at(&copy).unwrap());
         fs::rename(&copy, &path).unwrap();
         assert_ne!(id, FileId::at(&path).unwrap());
+    }
+
+    #[test]
+    fn what_is_opened_again_is_what_was_open_wherever_its_path_leads() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("image");
+        fs::write(&path, "old").unwrap();
+        let file = File::open(&path).unwrap();
+        fs::write(directory.path().join("new"), "new").unwrap();
+        fs::rename(directory.path().join("new"), &path).unwrap();
+        assert_eq!(io::read_to_string(reopen_to_read(&file).unwrap()).unwrap(), "old");
     }
 
     #[test]

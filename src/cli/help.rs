@@ -136,7 +136,8 @@ pub const OPEN: &str = "
 /// Examples of `close`.
 pub const CLOSE: &str = "
   umount /dev/blkseal/vm1
-  blkseal close vm1";
+  blkseal close vm1
+  blkseal close vm1 --force               # no worker can be had; whoever uses it gets errors";
 
 /// Examples of `list`.
 pub const LIST: &str = "

@@ -31,14 +31,14 @@ pub struct Error<'a> {
 impl<'a> Error<'a> {
     /// What `failure` says.
     pub fn of(failure: &'a Failure) -> Self {
-        let Failure { kind, message, hint } = failure;
+        let Failure { kind, message, hint, .. } = failure;
         Self { kind: *kind, message, hint: hint.as_deref(), exit_code: kind.exit_code() }
     }
 }
 
 /// Tells `failure` in one line, and in a second one what to do; returns its exit code.
 pub fn failure(failure: &Failure, json: bool) -> ExitCode {
-    let Failure { kind, message, hint } = failure;
+    let Failure { kind, message, hint, .. } = failure;
     let text = if json {
         serde_json::to_string(&Report { error: Error::of(failure) }).unwrap_or_default()
             + "

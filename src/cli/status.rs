@@ -94,7 +94,9 @@ fn add_device(device: &Device, rows: &mut Vec<(&'static str, Cell)>) {
     if let Some(spin) = device.spin_us.filter(|&spin| spin > 0) {
         add("spin", format!("{spin} us before a queue sleeps").into());
     }
-    add("worker", format!("pid {}", device.pid).into());
+    if let Some(pid) = device.pid {
+        add("worker", format!("pid {pid}").into());
+    }
     rows.extend(device.cpu_path.as_ref().map(|path| ("cpu path", Cell::from(path))));
     rows.extend(device.key_memory.as_ref().map(|kind| ("key memory", Cell::from(kind))));
     match &device.counters {

@@ -1,7 +1,7 @@
 //! The calling side.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -76,8 +76,17 @@ impl Client {
         self.call_with(method, &fds)
     }
 
-    /// Calls `method` with any descriptors of secret memory. What they lead to must live until the answer is there.
+    /// Calls `method` with any descriptors. What those of secret memory lead to must live until the answer is there.
     pub fn call_with<M: Method>(&mut self, method: &M, fds: &[BorrowedFd<'_>]) -> Result<M::Reply, Failure> {
+        self.call_for_fds(method, fds).map(|(reply, _)| reply)
+    }
+
+    /// Calls `method` with any descriptors, and gives those that came beside the answer, too.
+    pub fn call_for_fds<M: Method>(
+        &mut self,
+        method: &M,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<(M::Reply, Vec<OwnedFd>), Failure> {
         let reply = match self.exchange(method, fds) {
             // Closed between two calls; this one was not read, so it may be made again.
             Err(error) if error.is_closed() => match self.socket.take() {
@@ -89,7 +98,7 @@ impl Client {
             },
             other => other,
         };
-        let Some(reply) = reply.map_err(broken)? else {
+        let Some((reply, received)) = reply.map_err(broken)? else {
             return Err(Failure::new(
                 FailureKind::NoDaemon,
                 format!("the connection was closed before {} was answered", M::NAME),
@@ -99,6 +108,7 @@ impl Client {
         match reply.error {
             Some(error) => Err(remote_failure(error, parameters)),
             None => serde_json::from_value(parameters)
+                .map(|reply| (reply, received))
                 .map_err(|error| protocol(format!("cannot understand the answer to {}: {error}", M::NAME))),
         }
     }
@@ -108,15 +118,15 @@ impl Client {
         &mut self,
         method: &M,
         fds: &[BorrowedFd<'_>],
-    ) -> Result<Option<Incoming>, ChannelError> {
+    ) -> Result<Option<(Incoming, Vec<OwnedFd>)>, ChannelError> {
         let sent = self.channel.send(&Outgoing { method: M::NAME, parameters: method }, fds);
         match sent {
             // Who closes the connection at once says why before it does.
             Err(error) if error.is_closed() => match self.channel.receive() {
-                Ok(Some((reason, _))) => Ok(Some(reason)),
+                Ok(Some(reason)) => Ok(Some(reason)),
                 _ => Err(error),
             },
-            other => other.and_then(|()| Ok(self.channel.receive()?.map(|(reply, _)| reply))),
+            other => other.and_then(|()| self.channel.receive()),
         }
     }
 }
@@ -133,7 +143,9 @@ impl Method for GetInfo {
 fn remote_failure(error: String, parameters: Value) -> Failure {
     let parameters: ErrorParameters = serde_json::from_value(parameters).unwrap_or_default();
     match FailureKind::from_error_name(&error) {
-        Some(kind) => Failure { kind, message: parameters.message.unwrap_or(error), hint: parameters.hint },
+        Some(kind) => {
+            Failure { hint: parameters.hint, ..Failure::new(kind, parameters.message.unwrap_or(error)) }
+        }
         None => protocol(format!("the other side answered {error}")),
     }
 }

@@ -108,12 +108,14 @@ pub struct Failure {
     pub message: String,
     /// One line that says what to do, where there is something to do.
     pub hint: Option<String>,
+    /// Whether it is known that the same cannot succeed later by itself.
+    pub is_final: bool,
 }
 
 impl Failure {
-    /// A failure without a hint.
+    /// A failure without a hint, which may pass.
     pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), hint: None }
+        Self { kind, message: message.into(), hint: None, is_final: false }
     }
 
     /// A failure from an error; the errors that caused it follow in the message, each after a colon.
@@ -125,6 +127,11 @@ impl Failure {
             source = cause.source();
         }
         Self::new(kind, message)
+    }
+
+    /// The same failure, which may pass or not.
+    pub fn transient(self, is_transient: bool) -> Self {
+        Self { is_final: !is_transient, ..self }
     }
 
     /// The same failure with a hint.

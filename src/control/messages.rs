@@ -46,7 +46,7 @@ interface! {
         Create -> Volume,
         Open -> Volume,
         OpenTarget -> Volume,
-        Close -> Nothing,
+        Close -> Closed,
         List -> Volumes,
         Status -> Volume,
         Events -> EventPage,
@@ -303,6 +303,17 @@ pub struct OpenTarget {
 pub struct Close {
     /// Name, UUID or path of the backing.
     pub volume: String,
+    /// Whether a volume that nobody serves is given up although somebody waits for it, who gets errors. One that is served and in
+    /// use is never closed.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// What came of closing a volume.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Closed {
+    /// What its user should know.
+    pub notice: Option<String>,
 }
 
 /// Asks for every known volume and every open device.
@@ -386,7 +397,7 @@ pub struct Device {
     /// The stable name that leads to it.
     pub link: PathBuf,
     /// The worker's process id.
-    pub pid: u32,
+    pub pid: Option<u32>,
     /// The cipher's implementation.
     pub cpu_path: Option<String>,
     /// How the worker's keys are locked: `memfd_secret` or `mlock`.

@@ -3,6 +3,7 @@
 use std::fs::Permissions;
 use std::io;
 use std::marker::PhantomData;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -31,6 +32,11 @@ pub trait Service: Send + Sync + 'static {
 
     /// Answers one call. The reply is made by [`super::Method::Reply`]'s serialisation.
     fn answer(self: &Arc<Self>, peer: &Peer, call: Self::Calls, secrets: Secrets) -> Result<Value, Failure>;
+
+    /// The descriptors that go with the answer to `call`, where that is no failure.
+    fn beside(&self, _call: &Self::Calls) -> Vec<OwnedFd> {
+        Vec::new()
+    }
 
     /// Whether `peer` may make any call at all; those who may not have few connections. Never blocks.
     fn knows(&self, _peer: &Peer) -> bool {
@@ -170,14 +176,19 @@ fn answer_one<S: Service>(
     let Incoming { method, parameters, oneway } = call;
     let parameters = parameters.unwrap_or_else(|| json!({}));
     let answer = match method.strip_prefix(SERVICE).and_then(|rest| rest.strip_prefix('.')) {
-        Some(name) => introspect::<S::Calls>(name, &parameters),
+        Some(name) => introspect::<S::Calls>(name, &parameters).map(|answer| (answer, Vec::new())),
         None => parse::<S::Calls>(&method, parameters).and_then(|call| {
-            service.answer(peer, call, secrets).map_err(|failure| refuse::<S::Calls>(&failure))
+            let fds = service.beside(&call);
+            let answer = service.answer(peer, call, secrets);
+            answer.map(|answer| (answer, fds)).map_err(|failure| refuse::<S::Calls>(&failure))
         }),
     };
     match answer {
         _ if oneway => Ok(()),
-        Ok(parameters) => channel.send(&Reply { parameters }, &[]),
+        Ok((parameters, fds)) => {
+            let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+            channel.send(&Reply { parameters }, &fds)
+        }
         Err(refusal) => channel.send(&refusal, &[]),
     }
 }
@@ -208,15 +219,16 @@ impl<I: Interface> Answer<I> {
         }
     }
 
-    /// Answers the call. A caller that is gone is told nothing.
-    pub fn give<R: Serialize>(mut self, result: &Result<R, Failure>) {
+    /// Answers the call. Says whether the answer could be sent: a caller that is gone is told nothing.
+    pub fn give<R: Serialize>(mut self, result: &Result<R, Failure>) -> bool {
         let sent = match result {
             Ok(reply) => self.channel.send(&json!({ "parameters": reply }), &[]),
             Err(failure) => self.channel.send(&refuse::<I>(failure), &[]),
         };
-        if let Err(error) = sent {
+        if let Err(error) = &sent {
             log::warn!("cannot answer a call: {error}");
         }
+        sent.is_ok()
     }
 }
 

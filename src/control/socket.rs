@@ -209,16 +209,18 @@ impl Secrets {
         Self(fds.into_iter().map(Some).collect())
     }
 
+    /// The descriptor that the message calls `index`, whatever it stands for.
+    pub fn take_fd(&mut self, index: u32) -> Result<OwnedFd, Failure> {
+        let fd = usize::try_from(index).ok().and_then(|at| self.0.get_mut(at)).and_then(Option::take);
+        fd.ok_or_else(|| {
+            let message = format!("no descriptor {index} came with the call");
+            Failure::new(FailureKind::InvalidArgument, message)
+        })
+    }
+
     /// The secret that the message calls `index`: 1 to 8192 bytes of secret memory.
     pub fn take(&mut self, index: SecretFd) -> Result<Secret, Failure> {
-        let fd = usize::try_from(index.0).ok().and_then(|at| self.0.get_mut(at)).and_then(Option::take);
-        let fd = fd.ok_or_else(|| {
-            Failure::new(
-                FailureKind::InvalidArgument,
-                format!("no descriptor {} came with the call", index.0),
-            )
-        })?;
-        Secret::from_fd_at_most(fd, MAX_SECRET)
+        Secret::from_fd_at_most(self.take_fd(index.0)?, MAX_SECRET)
             .map_err(|error| Failure::from_error(FailureKind::InvalidArgument, &error))
     }
 }

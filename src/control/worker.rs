@@ -2,23 +2,24 @@
 //!
 //! The daemon calls [`Serve`] once, over the socket pair that is a new worker's standard input. From then on the
 //! worker listens on a socket of its own, where any daemon that comes later finds it. To end it, a daemon stops its
-//! device.
+//! device, and deletes it when the worker is gone.
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use ublk_targets::device::Owner;
+use ublk_targets::device::Word;
 use uuid::Uuid;
 
 use super::interface::interface;
-use super::{Counters, Name, SecretFd, TargetKind};
+use super::{Counters, Name, Nothing, SecretFd, TargetKind};
 
 interface! {
     /// The calls that a worker answers.
     WorkerCalls: "io.blkseal.Worker", "io.blkseal.Worker.varlink", {
         Serve -> Report,
         GetReport -> Report,
+        GetBacking -> Nothing,
     }
 }
 
@@ -32,6 +33,9 @@ pub struct Serve {
     pub recover: Option<u32>,
     /// The DEK, where the target encrypts.
     pub dek: Option<SecretFd>,
+    /// The place of the backing's descriptor among those that travel with the call. What it stands for is claimed, and served;
+    /// no path is opened.
+    pub backing: Option<u32>,
 }
 
 /// Everything that a worker is told but the DEK.
@@ -43,7 +47,7 @@ pub struct Job {
     pub uuid: Option<Uuid>,
     /// What to do with sectors.
     pub target: TargetKind,
-    /// The block device or file; none for `null`.
+    /// The block device or file, for reports only; none for `null`.
     pub backing: Option<PathBuf>,
     /// The detached header, for reports only: the worker does not open it.
     pub header: Option<PathBuf>,
@@ -69,26 +73,33 @@ pub struct Job {
     pub read_only: bool,
     /// The cipher's implementation; none picks the fastest for this CPU.
     pub cpu_path: Option<String>,
-    /// The socket on which the worker is to listen. Its directory is what a daemon knows its devices by.
+    /// The socket on which the worker is to listen.
     pub socket: PathBuf,
+    /// The random word that the device is known by; none in what releases wrote that gave all devices the same one.
+    pub word: Option<Word>,
 }
 
 impl Job {
-    /// Whose device it is.
-    pub fn owner(&self) -> Owner {
-        owner(self.socket.parent().unwrap_or(Path::new("")))
+    /// What the device is known by.
+    pub fn word(&self) -> Word {
+        self.word.unwrap_or_else(|| old_word(self.socket.parent().unwrap_or(Path::new(""))))
     }
 }
 
-/// The owner of the devices whose workers have their sockets in `directory`.
-pub fn owner(directory: &Path) -> Owner {
-    Owner::named(directory.as_os_str().as_bytes())
+/// What older releases knew all devices by whose workers have their sockets in `directory`.
+pub fn old_word(directory: &Path) -> Word {
+    Word::of_directory(directory.as_os_str().as_bytes())
 }
 
 /// Asks a worker what it serves and has done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GetReport {}
+
+/// Asks a worker for the descriptor of its backing, which comes beside the answer. For root, and the worker's own user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GetBacking {}
 
 /// What a worker serves and has done.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

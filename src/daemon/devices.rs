@@ -6,22 +6,27 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::json;
 use ublk_targets::cipher::{CpuPath, SectorSize};
-use ublk_targets::device::{self, Layout};
+use ublk_targets::device::{Identity, Layout, Word};
+use uuid::Uuid;
 
 use super::Daemon;
 use super::authorise::Caller;
+use super::claimed::Claimed;
 use super::events::Action;
 use super::links;
 use super::process::Process;
+use super::records::Record;
 use super::volumes::{place, tell};
-use crate::atomic_file;
+use super::worker::Start;
 use crate::control::worker::{Job, Report};
-use crate::control::{DeviceOptions, Failure, FailureKind, Nothing, Open, OpenTarget, TargetKind, Volume};
+use crate::control::{
+    Close, Closed, DeviceOptions, Failure, FailureKind, Open, OpenTarget, TargetKind, Volume,
+};
+use crate::identity::FileId;
 use crate::luks::{Header, Placement};
 use crate::name::Name;
-use crate::volume::{self, State, Unverified, VolumeError};
+use crate::volume::{self, Known, State, Unverified, VolumeError};
 
 /// How long a worker may take to end when its device was stopped.
 const END_LIMIT: Duration = Duration::from_secs(30);
@@ -37,6 +42,36 @@ pub(super) struct Device {
     pub state: State,
     /// How often in a row its worker ended soon after it had started.
     pub early_deaths: u32,
+    /// Its backing; none where it has none, or where that is in the hands of a worker that could not be asked for it yet, or was
+    /// in those of one that is gone.
+    pub claimed: Option<Claimed>,
+    /// What its backing is, as far as that is known.
+    pub backing_id: Option<FileId>,
+}
+
+impl Device {
+    /// A device that `process` has just begun to serve.
+    pub fn new(report: Report, process: Process, claimed: Option<Claimed>) -> Self {
+        let backing_id = claimed.as_ref().map(|claimed| claimed.id);
+        let process = Some(Arc::new(process));
+        Self { report, process, state: State::Live, early_deaths: 0, claimed, backing_id }
+    }
+
+    /// Whether `other` is this device with the same worker.
+    pub fn is_same(&self, other: &Self) -> bool {
+        match (&self.process, &other.process) {
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            _ => false,
+        }
+    }
+
+    /// What the driver knows the device by. The server is compared where it is alive, and where an older release gave all devices
+    /// the same word.
+    pub fn identity(&self) -> Identity {
+        let Report { job, device_id, pid, .. } = &self.report;
+        let has_server = job.word.is_none() || self.state == State::Live;
+        Identity { id: *device_id, word: job.word(), server: has_server.then_some(*pid) }
+    }
 }
 
 impl Daemon {
@@ -74,11 +109,14 @@ impl Daemon {
         options: &DeviceOptions,
         action: &mut Action,
     ) -> Result<Header, Failure> {
-        let header = self.header_of(name)?;
+        let place = self.volumes().get(name).map(Known::place);
+        let place = place.ok_or_else(|| VolumeError::Unknown(name.to_string()))?;
+        let claimed = Claimed::take(&place.backing, options.read_only)?;
+        let header = self.header_through(name, &claimed)?;
         tell(action, name, &header);
         let job = self.crypt_job(name, &header, options)?;
         let dek = self.unwrap(name, &header)?;
-        self.start(job, Some(dek))?;
+        self.start(job, Some(dek), Some(claimed))?;
         self.note_verified(&header);
         Ok(header)
     }
@@ -88,6 +126,9 @@ impl Daemon {
         if device.state == State::Live {
             let message = format!("volume {name} is open already, as {}", device.report.node.display());
             return Err(Failure::new(FailureKind::Busy, message));
+        }
+        if let Some(device) = self.devices().get_mut(name) {
+            device.early_deaths = 0; // somebody looks after it
         }
         self.replace_worker(name)?;
         Ok(self.volume(name))
@@ -100,9 +141,13 @@ impl Daemon {
             return Err(Failure::new(FailureKind::Exists, message).hint("choose another name"));
         }
         let sector_size = SectorSize::try_from(call.sector_size.unwrap_or(4096))?;
-        let size = match (call.target, &call.backing, call.size) {
-            (TargetKind::Null, None, Some(size)) => size,
-            (TargetKind::Plain, Some(backing), None) => size_of(backing)?,
+        let (size, claimed) = match (call.target, &call.backing, call.size) {
+            (TargetKind::Null, None, Some(size)) => (size, None),
+            (TargetKind::Plain, Some(backing), None) => {
+                place(backing, None)?;
+                let claimed = Claimed::take(backing, call.options.read_only)?;
+                (size_of(&claimed.file, backing)?, Some(claimed))
+            }
             (TargetKind::Null, ..) => return Err(invalid("a null device takes a size and no backing")),
             (TargetKind::Plain, ..) => return Err(invalid("a plain device takes a backing and no size")),
             (TargetKind::Crypt, ..) => return Err(invalid("an encrypted device is opened by its volume")),
@@ -124,51 +169,67 @@ impl Daemon {
         job.size = size - size % bytes;
         job.sector_size = u32::from(sector_size);
         job.discards = options.allow_discards;
-        self.start(job, None)?;
+        self.start(job, None, claimed)?;
         Ok(self.volume(&call.name))
     }
 
-    pub(super) fn close(&self, text: &str, action: &mut Action) -> Result<Nothing, Failure> {
-        let name = self.name_of(text).ok_or_else(|| VolumeError::Unknown(text.to_owned()))?;
+    pub(super) fn close(&self, call: &Close, action: &mut Action) -> Result<Closed, Failure> {
+        let name = self.name_of(&call.volume).ok_or_else(|| VolumeError::Unknown(call.volume.clone()))?;
         let _turn = self.turns.take(&name);
         let Some(device) = self.devices().get(&name).cloned() else {
             if self.forget_wish(&name) {
-                return Ok(Nothing {});
+                return Ok(Closed::default());
             }
             return Err(Failure::new(FailureKind::NotFound, format!("volume {name} is not open")));
         };
         *action = Action { actor: action.actor, ..self.action_on(name.as_str(), action.verb) };
+        if device.state != State::Live {
+            return self.close_unserved(&name, &device, call.force);
+        }
         let claim = volume::claim_unused(&name, &device.report.node)?;
-        let flushed = match device.state {
-            State::Live => claim.sync_all(),
-            // Nobody is there who could write anything out.
-            _ => Ok(()),
-        };
+        let flushed = claim.sync_all();
         self.end(&device, Some(claim))?;
-        flushed.map(|()| Nothing {}).map_err(|error| {
+        flushed.map(|()| Closed::default()).map_err(|error| {
             let message = format!("volume {name} is closed, but its last writes may be lost: {error}");
             Failure::new(FailureKind::Io, message).hint("check the backing, then what is on the volume")
         })
     }
 
-    /// Stops a device, waits for its worker and forgets both.
-    fn end(&self, device: &Device, claim: Option<File>) -> Result<(), Failure> {
-        let id = device.report.device_id;
-        match (&device.state, &device.process) {
-            (State::Live, Some(process)) => {
-                device::stop(id)?;
-                drop(claim); // a device is deleted when nobody has it open
-                if !process.wait(Some(END_LIMIT)) {
-                    log::warn!("the worker of volume {} does not end; killing it", device.report.job.name);
-                    process.kill();
-                    process.wait(Some(END_LIMIT));
-                }
+    /// Closes a device that no worker serves, so that nothing can be written out: with errors for those who use it, where they
+    /// are given up.
+    fn close_unserved(&self, name: &Name, device: &Device, is_given_up: bool) -> Result<Closed, Failure> {
+        let claim = match volume::claim_unused(name, &device.report.node) {
+            Ok(claim) => Some(claim),
+            Err(_) if is_given_up => None,
+            Err(error) => {
+                let hint = "no worker serves it, so that whoever uses it waits: \
+                            `blkseal open` tries to have it served again, `close --force` gives them errors";
+                return Err(Failure::from(error).hint(hint));
             }
-            _ => drop(claim),
+        };
+        self.end(device, claim)?;
+        let notice = (!device.report.job.read_only).then(|| {
+            format!("volume {name} was not served when it was closed: what was not written out yet is lost")
+        });
+        Ok(Closed { notice })
+    }
+
+    /// Stops a device, waits for its worker, deletes the device and forgets both.
+    pub(super) fn end(&self, device: &Device, claim: Option<File>) -> Result<(), Failure> {
+        let identity = device.identity();
+        if let (State::Live, Some(process)) = (&device.state, &device.process) {
+            // The claim keeps the number from being given to another device meanwhile.
+            identity.stop(&*self.driver)?;
+            drop(claim); // a device is deleted when nobody has it open
+            if !process.wait(Some(END_LIMIT)) {
+                log::warn!("the worker of volume {} does not end; killing it", device.report.job.name);
+                process.kill();
+                process.wait(Some(END_LIMIT));
+            }
+        } else {
+            drop(claim);
         }
-        if device::list().contains(&id) {
-            device::delete(id)?;
-        }
+        identity.delete(&*self.driver)?;
         self.forget(device);
         Ok(())
     }
@@ -183,9 +244,22 @@ impl Daemon {
     }
 
     /// Starts a worker on `job` and enters its device.
-    fn start(self: &Arc<Self>, job: Job, dek: Option<Unverified<'_>>) -> Result<(), Failure> {
-        let (report, process) = (self.start_worker)(job, None, dek)?;
-        let device = Device { report, process: Some(Arc::new(process)), state: State::Live, early_deaths: 0 };
+    fn start(
+        self: &Arc<Self>,
+        job: Job,
+        dek: Option<Unverified<'_>>,
+        claimed: Option<Claimed>,
+    ) -> Result<(), Failure> {
+        let (name, word) = (job.name.clone(), job.word());
+        // Whoever comes after this daemon finds the device by its word, should both processes end now.
+        self.write_record(&Record::Starting { job: Box::new(job.clone()) })?;
+        let backing = claimed.as_ref().map(|claimed| Arc::clone(&claimed.file));
+        let (report, process) =
+            (self.start_worker)(Start { job, recover: None, dek, backing }).inspect_err(|_| {
+                self.delete_by_word(word);
+                remove_file(&self.options.worker_record(&name));
+            })?;
+        let device = Device::new(report, process, claimed);
         let kept = self.keep(&device);
         if kept.is_err() {
             self.end(&device, None)?;
@@ -193,17 +267,29 @@ impl Daemon {
         kept.map(|()| self.watch(&device.report.job.name))
     }
 
+    /// Deletes the device that was made with `word`, whose server is gone, if there is one.
+    pub(super) fn delete_by_word(&self, word: Word) {
+        let Some(info) = self.driver.find(word) else { return };
+        log::warn!("deleting ublk device {}, which a worker left behind", info.id);
+        let identity = Identity { id: info.id, word, server: None };
+        if let Err(error) = identity.delete(&*self.driver) {
+            log::warn!("{}", Failure::from(error));
+        }
+    }
+
     /// Enters a device: in the table, which cannot fail, then on disk for a later daemon and under its stable name.
     pub(super) fn keep(&self, device: &Device) -> Result<(), Failure> {
         let name = &device.report.job.name;
-        let record = json!(device.report).to_string();
-        let failed = |path: &Path, error: io::Error| {
-            Failure::new(FailureKind::System, format!("cannot make {}: {error}", path.display()))
-        };
-        let (path, link) = (self.options.worker_record(name), self.options.link(name));
         self.devices().insert(name.clone(), device.clone());
-        atomic_file::replace(&path, record.as_bytes()).map_err(|error| failed(&path, error))?;
-        links::make(&link, &device.report.node).map_err(|error| failed(&link, error))
+        let report = Box::new(device.report.clone());
+        self.write_record(&Record::Serving { report, backing_id: device.backing_id })?;
+        let link = self.options.link(name);
+        links::make(&link, &device.report.node).map_err(|error| cannot_make(&link, &error))
+    }
+
+    fn write_record(&self, record: &Record) -> Result<(), Failure> {
+        let path = self.options.worker_record(record.name());
+        record.write(&path).map_err(|error| cannot_make(&path, &error))
     }
 
     fn crypt_job(&self, name: &Name, header: &Header, options: &DeviceOptions) -> Result<Job, Failure> {
@@ -253,6 +339,7 @@ impl Daemon {
             read_only: options.read_only,
             cpu_path: options.cpu_path.clone(),
             socket: self.options.worker_socket(name),
+            word: Some(random_word()),
         })
     }
 }
@@ -267,13 +354,21 @@ pub(super) fn remove_file(path: &Path) {
     }
 }
 
+/// Both halves of a random UUID, whose few fixed bits are in different places of each.
+fn random_word() -> Word {
+    let (one, two) = Uuid::new_v4().as_u64_pair();
+    Word::new(one ^ two)
+}
+
+fn cannot_make(path: &Path, error: &io::Error) -> Failure {
+    Failure::new(FailureKind::System, format!("cannot make {}: {error}", path.display()))
+}
+
 fn invalid(message: &str) -> Failure {
     Failure::new(FailureKind::InvalidArgument, message)
 }
 
-fn size_of(path: &Path) -> Result<u64, Failure> {
-    place(path, None)?;
-    File::open(path)
-        .and_then(|mut file| file.seek(SeekFrom::End(0)))
-        .map_err(|source| VolumeError::Io { action: "open", path: path.to_owned(), source }.into())
+fn size_of(mut file: &File, path: &Path) -> Result<u64, Failure> {
+    file.seek(SeekFrom::End(0))
+        .map_err(|source| VolumeError::Io { action: "look at", path: path.to_owned(), source }.into())
 }

@@ -13,6 +13,8 @@
 //! | `ages` | KEKs that get too old to be kept |
 //! | `supervise` | workers that died are replaced, workers that an earlier daemon started are adopted |
 //! | `worker`, `process` | a worker as seen from here |
+//! | `claimed` | a volume's backing as the daemon holds it |
+//! | `records` | what is kept of a device for a later daemon |
 //! | `waiting` | volumes that wait for their KEK |
 //! | `turns` | one command at a time on a volume |
 //! | `wrapping` | no KEK is destroyed, and no provider removed, under a command that wraps by it |
@@ -24,6 +26,7 @@
 mod adopt;
 mod ages;
 mod authorise;
+mod claimed;
 mod devices;
 mod event_log;
 mod events;
@@ -40,6 +43,7 @@ mod privilege;
 mod process;
 mod provider_set;
 mod providers;
+mod records;
 mod rekey;
 mod roles;
 mod service;
@@ -68,10 +72,10 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::geteuid;
 use sd_notify::NotifyState;
-use ublk_targets::device;
+use ublk_targets::device::{self, Driver, Kernel};
 use ublk_targets::secret::process as own_process;
 
-use crate::control::worker::{Job, Report};
+use crate::control::worker::Report;
 use crate::control::{self, Client, Failure, FailureKind};
 use crate::logging;
 use crate::luks::{self, Place};
@@ -111,8 +115,8 @@ const KEPT: [Capability; 8] = [
     Capability::CAP_KILL,
 ];
 
-/// How a worker is started on a job, to take a device over or not; tests have their own way, without ublk.
-type StartWorker = fn(Job, Option<u32>, Option<volume::Unverified<'_>>) -> Result<(Report, Process), Failure>;
+/// How a worker is started; tests have their own way, without ublk.
+type StartWorker = Box<dyn Fn(worker::Start<'_>) -> Result<(Report, Process), Failure> + Send + Sync>;
 
 /// What the daemon knows and holds. One value serves all connections.
 struct Daemon {
@@ -134,6 +138,8 @@ struct Daemon {
     wishes: Mutex<BTreeMap<Name, Wish>>,
     waiting: Waiting,
     start_worker: StartWorker,
+    /// ublk's driver; tests have their own.
+    driver: Arc<dyn Driver>,
     turns: Turns,
     wrapping: Wrapping,
 }
@@ -157,7 +163,8 @@ impl Daemon {
             }),
             wishes: Mutex::default(),
             waiting: Waiting::default(),
-            start_worker: worker::start,
+            start_worker: Box::new(worker::start),
+            driver: Arc::new(Kernel::default()),
             turns: Turns::default(),
             wrapping: Wrapping::default(),
             kdf_cost,

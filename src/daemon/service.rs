@@ -98,7 +98,7 @@ impl Daemon {
                 reply(self.open(&call, caller, action))
             }
             Calls::OpenTarget(call) => reply(self.open_target(&call)),
-            Calls::Close(call) => reply(self.close(&call.volume, action)),
+            Calls::Close(call) => reply(self.close(&call, action)),
             Calls::List(_) => reply(self.list()),
             Calls::Events(call) => reply(self.events(&call)),
             Calls::Status(call) => reply(self.status(&call.volume)),

@@ -10,6 +10,8 @@ mod key_servers;
 mod providers;
 mod rekey;
 mod roles;
+mod stand_in;
+mod supervision;
 mod waiting;
 
 use std::fs;
@@ -18,6 +20,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
+use stand_in::StandIn;
 use tempfile::TempDir;
 use ublk_targets::secret::Secret;
 
@@ -31,6 +34,8 @@ use crate::control::{
 struct Host {
     directory: TempDir,
     client: Client,
+    daemon: Arc<Daemon>,
+    driver: Arc<StandIn>,
 }
 
 fn secret(text: &str) -> Secret {
@@ -42,8 +47,9 @@ fn secret(text: &str) -> Secret {
 impl Host {
     fn start() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let client = start_daemon(directory.path());
-        Self { directory, client }
+        let driver = Arc::default();
+        let (client, daemon) = start_daemon(directory.path(), &driver);
+        Self { directory, client, daemon, driver }
     }
 
     fn with_provider() -> Self {
@@ -54,7 +60,7 @@ impl Host {
 
     /// Another daemon on the same directories, as after a restart.
     fn restart(&mut self) {
-        self.client = start_daemon(self.directory.path());
+        (self.client, self.daemon) = start_daemon(self.directory.path(), &self.driver);
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -128,12 +134,16 @@ fn options(directory: &std::path::Path) -> Options {
     options.prepared().unwrap()
 }
 
-fn start_daemon(directory: &std::path::Path) -> Client {
-    start_daemon_with(directory, |_| {})
+fn start_daemon(directory: &std::path::Path, driver: &Arc<StandIn>) -> (Client, Arc<Daemon>) {
+    start_daemon_with(directory, driver, |_| {})
 }
 
 /// A daemon of which `change` has changed parts.
-fn start_daemon_with(directory: &std::path::Path, change: impl FnOnce(&mut Daemon)) -> Client {
+fn start_daemon_with(
+    directory: &std::path::Path,
+    driver: &Arc<StandIn>,
+    change: impl FnOnce(&mut Daemon),
+) -> (Client, Arc<Daemon>) {
     let options = options(directory);
     let socket = options.socket();
     let _ = fs::remove_file(&socket); // a daemon of this process cannot be stopped, but forgotten
@@ -141,34 +151,15 @@ fn start_daemon_with(directory: &std::path::Path, change: impl FnOnce(&mut Daemo
     let daemon = Daemon::new(options, KdfCost::new(8, 1, 1).unwrap()).unwrap();
     // A loaded machine may take its time.
     let headers = headers::looks(Duration::from_secs(60), luks::look);
-    let mut daemon = Daemon { start_worker: start_stand_in, headers, ..daemon };
+    let starting = Arc::clone(driver);
+    let start_worker: StartWorker = Box::new(move |start| starting.start_worker(start));
+    let mut daemon = Daemon { start_worker, driver: driver.clone(), headers, ..daemon };
     change(&mut daemon);
     let daemon = Arc::new(daemon);
     daemon.take_over();
-    std::thread::spawn(move || control::serve(&daemon, &listener));
-    Client::connect(&socket).unwrap()
-}
-
-/// In place of a worker, which takes ublk: a process that waits for the end of this one. There is no device.
-fn start_stand_in(
-    job: Job,
-    _: Option<u32>,
-    dek: Option<volume::Unverified<'_>>,
-) -> Result<(Report, Process), Failure> {
-    assert_eq!(dek.is_some(), job.target == TargetKind::Crypt);
-    dek.map(volume::Unverified::verify).transpose()?;
-    let waits = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
-    let report = Report {
-        job,
-        pid: waits.id(),
-        device_id: 4711,
-        node: "/dev/ublkb4711".into(),
-        threads: Some(1),
-        cpu_path: None,
-        key_memory: None,
-        counters: Counters::default(),
-    };
-    Ok((report, Process::of_child(waits).unwrap()))
+    let serving = Arc::clone(&daemon);
+    std::thread::spawn(move || control::serve(&serving, &listener));
+    (Client::connect(&socket).unwrap(), daemon)
 }
 
 #[test]
@@ -230,8 +221,8 @@ fn a_created_volume_is_known_by_all_its_names_and_survives_a_restart() {
     let open = host.open("vol");
     host.fails(&open, FailureKind::Waiting, "office");
     host.fails(&ProviderRemove { name: "office".parse().unwrap() }, FailureKind::Busy, "vol");
-    host.call(&Close { volume: "vol".into() }).unwrap();
-    host.fails(&Close { volume: "vol".into() }, FailureKind::NotFound, "vol");
+    host.call(&Close { volume: "vol".into(), force: false }).unwrap();
+    host.fails(&Close { volume: "vol".into(), force: false }, FailureKind::NotFound, "vol");
 
     fs::remove_file(&backing).unwrap();
     let gone = host.call(&Status { volume: "vol".into() }).unwrap();

@@ -7,6 +7,7 @@ use ublk_targets::secret::{DEK_LEN, Secret};
 use uuid::Uuid;
 
 use super::Daemon;
+use super::claimed::Claimed;
 use super::devices::Device;
 use super::events::Action;
 use super::headers::Seen;
@@ -198,6 +199,21 @@ impl Daemon {
         Ok(header)
     }
 
+    /// The header of a known volume, if it is on the claimed backing.
+    pub(super) fn header_through(&self, name: &Name, claimed: &Claimed) -> Result<Header, Failure> {
+        let known = self.volumes().get(name).cloned();
+        let known = known.ok_or_else(|| VolumeError::Unknown(name.to_string()))?;
+        let header = claimed.header(&known.place())?;
+        if header.uuid != known.uuid {
+            return Err(VolumeError::Replaced { name: name.clone(), backing: known.backing }.into());
+        }
+        if let Some(notice) = copy_notice(&header) {
+            log::warn!("volume {name}: {notice}");
+        }
+        self.remember(name, &header);
+        Ok(header)
+    }
+
     /// The DEK of the volume `name`, whose header this is, to be checked.
     pub(super) fn unwrap<'h>(&self, name: &Name, header: &'h Header) -> Result<Unverified<'h>, Failure> {
         let provider = self.providers().get(&header.token.provider).map_err(of_volume(name))?;
@@ -313,7 +329,7 @@ impl Daemon {
         volume.device = Some(control::Device {
             node: device.report.node.clone(),
             link: self.options.link(&job.name),
-            pid: device.report.pid,
+            pid: (device.state == State::Live).then_some(device.report.pid),
             cpu_path: device.report.cpu_path.clone(),
             key_memory: device.report.key_memory.clone(),
             queues: job.queues,
@@ -373,7 +389,9 @@ fn set_state(volume: &mut Volume, state: State) {
 fn copy_notice(header: &Header) -> Option<String> {
     let (copy, outcome) = match (header.repair, header.damaged) {
         (Some(repair), _) => (repair.copy, "was damaged and has been repaired"),
-        (None, Some(copy)) => (copy, "is damaged; the next command that works with the volume repairs it"),
+        (None, Some(copy)) => {
+            (copy, "is damaged; the next command that works with the volume to write repairs it")
+        }
         (None, None) => return None,
     };
     let path = header.place.header_path().display();

@@ -1,12 +1,11 @@
-//! Volumes that wait for their KEK. What is to be opened, or is quiesced, and could not have its KEK is tried again until it
-//! has it.
+//! Volumes that wait: what is to be opened, or is quiesced, is tried again until it is live, or that is known not to help.
 //!
 //! A provider that fails fails for all its volumes, so that there is one pause a provider, which doubles with each failure
-//! and ends at once when somebody unlocks the provider.
+//! and ends at once when somebody unlocks the provider. What fails for another reason has a pause of its own.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Duration;
 
 use serde_json::json;
@@ -21,9 +20,11 @@ use crate::provider::ProviderName;
 use crate::volume::State;
 
 /// The pause after the first failure; each further one doubles it.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
+pub(super) const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// How long the other volumes of a provider wait for one that is being tried: its disk may not answer.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Bytes of the longest record of a wish.
 const RECORD_LIMIT: u64 = 64 << 10;
 
@@ -41,6 +42,8 @@ pub(super) struct Wish {
 pub(super) struct Waiting {
     queues: Mutex<BTreeMap<ProviderName, Queue>>,
     woken: Condvar,
+    /// Those that wait for something else than a provider. Each has a thread that tries again.
+    others: Mutex<BTreeSet<Name>>,
 }
 
 #[derive(Default)]
@@ -58,6 +61,17 @@ enum Pause {
     Woken,
     /// Nothing waits for the provider any more.
     Needless,
+}
+
+/// What came of trying a volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Tried {
+    /// Its KEK is not to be had.
+    Locked,
+    /// It is live, or waits for something else, or for nothing any more.
+    Done,
+    /// It takes long.
+    UnderWay,
 }
 
 impl Waiting {
@@ -106,14 +120,20 @@ impl Waiting {
         if is_woken { Pause::Woken } else { Pause::Over }
     }
 
+    fn others(&self) -> MutexGuard<'_, BTreeSet<Name>> {
+        // A panic elsewhere cannot have left them half changed.
+        self.others.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn queues(&self) -> MutexGuard<'_, BTreeMap<ProviderName, Queue>> {
         // A panic elsewhere cannot have left them half changed.
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn longer(pause: Duration) -> Duration {
-    (2 * pause).min(LONGEST_PAUSE)
+/// The pause after this one.
+pub(super) fn longer(pause: Duration) -> Duration {
+    (2 * pause).clamp(FIRST_PAUSE, LONGEST_PAUSE)
 }
 
 /// Whether the KEK was not to be had, though it may be later.
@@ -193,9 +213,37 @@ impl Daemon {
         self.waiting.has(name)
     }
 
+    /// Has the volume `name`, which is to be opened or is quiesced and failed for another reason than its KEK, tried again after
+    /// `pause`, and then until that cannot help any more.
+    pub(super) fn retry_later(self: &Arc<Self>, name: &Name, pause: Duration) {
+        if !self.waiting.others().insert(name.clone()) {
+            return;
+        }
+        let (daemon, name) = (Arc::clone(self), name.clone());
+        std::thread::spawn(move || {
+            let mut pause = pause;
+            loop {
+                std::thread::sleep(pause);
+                let _turn = daemon.turns.take(&name);
+                match daemon.try_now(&name) {
+                    Err(failure) if failure.kind != FailureKind::Locked && !failure.is_final => {}
+                    result => {
+                        daemon.waiting.others().remove(&name);
+                        if is_locked(&result) {
+                            daemon.wait_for_kek(&name);
+                        }
+                        return;
+                    }
+                }
+                pause = longer(pause);
+            }
+        });
+    }
+
     /// Tries until nothing waits for `provider` any more.
     fn keep_trying(self: &Arc<Self>, provider: &ProviderName) {
         let mut pause = FIRST_PAUSE;
+        let under_way = Arc::new(Mutex::new(BTreeSet::new()));
         loop {
             match self.waiting.pause(provider, pause) {
                 Pause::Over => pause = longer(pause),
@@ -203,34 +251,70 @@ impl Daemon {
                 Pause::Needless => return,
             }
             for name in self.waiting.of(provider) {
-                if is_locked(&self.try_again(provider, &name)) {
+                if self.try_aside(provider, name, &under_way) == Tried::Locked {
                     break; // and the others would be, too
                 }
             }
         }
     }
 
+    /// Tries on a thread of its own, and does not wait for long.
+    fn try_aside(
+        self: &Arc<Self>,
+        provider: &ProviderName,
+        name: Name,
+        under_way: &Arc<Mutex<BTreeSet<Name>>>,
+    ) -> Tried {
+        // A panic elsewhere cannot have left them half changed.
+        let lock = |names: &Arc<Mutex<BTreeSet<Name>>>, change: &dyn Fn(&mut BTreeSet<Name>) -> bool| {
+            change(&mut names.lock().unwrap_or_else(PoisonError::into_inner))
+        };
+        if !lock(under_way, &|names| names.insert(name.clone())) {
+            return Tried::UnderWay;
+        }
+        let (sender, receiver) = mpsc::channel();
+        let (daemon, provider, under_way) = (Arc::clone(self), provider.clone(), Arc::clone(under_way));
+        std::thread::spawn(move || {
+            let is_locked = is_locked(&daemon.try_again(&provider, &name));
+            lock(&under_way, &|names| names.remove(&name));
+            // Nobody listens any more if it took long.
+            let _ = sender.send(if is_locked { Tried::Locked } else { Tried::Done });
+        });
+        receiver.recv_timeout(PATIENCE).unwrap_or(Tried::UnderWay)
+    }
+
     fn try_again(self: &Arc<Self>, provider: &ProviderName, name: &Name) -> Result<(), Failure> {
         let _turn = self.turns.take(name);
-        let state = self.devices().get(name).map(|device| device.state.clone());
-        let result = match state {
-            Some(State::Quiesced(_)) => self.replace_worker(name),
-            Some(_) => Ok(()),
-            None => self.open_wanted(name),
-        };
+        let result = self.try_now(name);
         if !is_locked(&result) {
             self.waiting.remove(provider, name);
         }
         result
     }
 
-    /// Opens the volume `name` if that is still wanted. Where its KEK is not to be had, that is no news.
+    /// Tries to make the volume `name` live, if it is quiesced or wanted. The caller has its turn.
+    fn try_now(self: &Arc<Self>, name: &Name) -> Result<(), Failure> {
+        let state = self.devices().get(name).map(|device| device.state.clone());
+        match state {
+            Some(State::Quiesced(_)) => self.replace_worker(name),
+            Some(_) => Ok(()),
+            None => self.open_wanted(name),
+        }
+    }
+
+    /// Opens the volume `name` if that is still wanted. Where its KEK is not to be had, or the same failed before, that is no news.
     fn open_wanted(self: &Arc<Self>, name: &Name) -> Result<(), Failure> {
         let Some(wish) = self.wishes().get(name).cloned() else { return Ok(()) };
         let mut action = Action { volume: Some(name.to_string()), ..Action::own("open") };
         let opened = self.open_now(name, &wish.options, &mut action).map(|_| ());
         match &opened {
-            Err(why) if why.kind == FailureKind::Locked => {
+            Err(why) if why.kind == FailureKind::Locked || !why.is_final => {
+                if why.kind != FailureKind::Locked {
+                    if why.message != wish.why {
+                        self.recorder.record(&action, &opened);
+                    }
+                    self.retry_later(name, FIRST_PAUSE);
+                }
                 self.wishes().insert(name.clone(), Wish { why: why.message.clone(), ..wish });
             }
             _ => {
@@ -245,7 +329,6 @@ impl Daemon {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::mpsc;
 
     #[test]
     fn pauses_double_up_to_the_longest() {

@@ -1,17 +1,19 @@
 //! Workers as the daemon sees them: started with a job, or found by their sockets.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ublk_targets::secret::Shared;
 
 use super::process::Process;
-use crate::control::worker::{GetReport, Job, Report, Serve};
+use crate::control::worker::{GetBacking, GetReport, Job, Report, Serve};
 use crate::control::{self, Client, Failure, FailureKind, Peer, SecretFd};
 use crate::failures::of_volume;
 use crate::volume::Unverified;
@@ -21,14 +23,22 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 /// How long a worker may take to answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 
-/// Starts a worker on `job`, with the DEK once that is found to be right, and waits until its device serves. `recover` is
-/// the device to take over. The pages by which the worker gets the DEK are wiped when this returns: it has taken the key over by
-/// then, or is gone.
-pub(super) fn start(
-    job: Job,
-    recover: Option<u32>,
-    dek: Option<Unverified<'_>>,
-) -> Result<(Report, Process), Failure> {
+/// What a worker is started with.
+pub(super) struct Start<'h> {
+    /// What it is told.
+    pub job: Job,
+    /// The device to take over, or none to make one.
+    pub recover: Option<u32>,
+    /// The DEK, which is given once it is found to be right.
+    pub dek: Option<Unverified<'h>>,
+    /// The claimed backing.
+    pub backing: Option<Arc<File>>,
+}
+
+/// Starts a worker, and waits until its device serves. The pages by which the worker gets the DEK are wiped when this
+/// returns: it has taken the key over by then, or is gone.
+pub(super) fn start(start: Start<'_>) -> Result<(Report, Process), Failure> {
+    let Start { job, recover, dek, backing } = start;
     let name = job.name.clone();
     let (process, channel) = spawn().map_err(|error| {
         Failure::new(FailureKind::System, format!("cannot start a worker for volume {name}: {error}"))
@@ -37,7 +47,7 @@ pub(super) fn start(
     let dek = dek.map(Unverified::verify).transpose().map_err(of_volume(&name));
     let dek = dek.and_then(|dek| Ok(dek.map(|dek| dek.share()).transpose()?));
     let report = match &dek {
-        Ok(dek) => serve(channel, job, recover, dek.as_ref()),
+        Ok(dek) => serve(channel, job, recover, dek.as_ref(), backing.as_deref()),
         Err(failure) => Err(failure.clone()),
     };
     match report {
@@ -62,9 +72,15 @@ fn serve(
     job: Job,
     recover: Option<u32>,
     dek: Option<&Shared>,
+    backing: Option<&File>,
 ) -> Result<Report, Failure> {
-    let call = Serve { job, recover, dek: dek.map(|_| SecretFd(0)) };
-    let fds: Vec<_> = dek.iter().map(|dek| dek.as_fd()).collect();
+    let call = Serve {
+        job,
+        recover,
+        dek: dek.map(|_| SecretFd(0)),
+        backing: backing.map(|_| u32::from(dek.is_some())),
+    };
+    let fds: Vec<_> = dek.map(AsFd::as_fd).into_iter().chain(backing.map(AsFd::as_fd)).collect();
     Client::over_with_limit(channel, START_LIMIT)
         .map_err(|error| Failure::from_error(FailureKind::System, &error))?
         .call_with(&call, &fds)
@@ -76,6 +92,14 @@ pub(super) fn ask(socket: &Path) -> Result<(Report, Peer), Failure> {
     let peer = Peer::of(&stream).map_err(|error| gone(socket, &error))?;
     let mut client = Client::over_with_limit(stream, ANSWER_LIMIT).map_err(|error| gone(socket, &error))?;
     Ok((client.call(&GetReport {}, &[])?, peer))
+}
+
+/// The backing of the worker that listens at `socket`: the open file that is claimed.
+pub(super) fn ask_for_backing(socket: &Path) -> Result<Option<File>, Failure> {
+    let stream = control::connect(socket, ANSWER_LIMIT).map_err(|error| gone(socket, &error))?;
+    let mut client = Client::over_with_limit(stream, ANSWER_LIMIT).map_err(|error| gone(socket, &error))?;
+    let (_, fds) = client.call_for_fds(&GetBacking {}, &[])?;
+    Ok(fds.into_iter().next().map(File::from))
 }
 
 fn gone(socket: &Path, error: &io::Error) -> Failure {

@@ -18,12 +18,22 @@ use crate::holders::{self, Access, Refusal};
 /// Opens the block device or regular file `path` to read and write, for this caller alone, with `flags` (such as
 /// `O_DIRECT`) besides. The claim ends when the last descriptor of this open file is closed.
 pub fn claim(path: &Path, flags: i32) -> Result<File, LuksError> {
+    claim_as(path, libc::F_WRLCK, flags)
+}
+
+/// The same to read only, beside others that only read: what is write-protected can be claimed.
+pub fn claim_to_read(path: &Path) -> Result<File, LuksError> {
+    claim_as(path, libc::F_RDLCK, 0)
+}
+
+fn claim_as(path: &Path, lock: i32, flags: i32) -> Result<File, LuksError> {
     let kind = fs::metadata(path).map_err(|e| LuksError::io("look at", path, e))?.file_type();
-    let open = |flags| OpenOptions::new().read(true).write(true).custom_flags(flags).open(path);
+    let is_written = lock == libc::F_WRLCK;
+    let open = |flags| OpenOptions::new().read(true).write(is_written).custom_flags(flags).open(path);
     let claimed = if kind.is_block_device() {
         holders::claim(path, Access::Write, || open(flags | libc::O_EXCL))
     } else if kind.is_file() {
-        holders::claim(path, Access::Write, || open(flags).and_then(lock_whole))
+        holders::claim(path, Access::Write, || open(flags).and_then(|file| lock_whole(file, lock)))
     } else {
         return Err(LuksError::WrongFileType(path.to_owned()));
     };
@@ -34,10 +44,10 @@ pub fn claim(path: &Path, flags: i32) -> Result<File, LuksError> {
 }
 
 /// Fails with EAGAIN where somebody else has locked it.
-fn lock_whole(file: File) -> io::Result<File> {
+fn lock_whole(file: File, kind: i32) -> io::Result<File> {
     // SAFETY: `flock` is plain data, for which all zeroes is a valid value: it means the whole file.
     let mut lock: libc::flock = unsafe { std::mem::zeroed() };
-    lock.l_type = libc::F_WRLCK as libc::c_short;
+    lock.l_type = kind as libc::c_short;
     lock.l_whence = libc::SEEK_SET as libc::c_short;
     // SAFETY: the descriptor is open, and the kernel reads one `flock`.
     match unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &lock) } {

@@ -174,6 +174,16 @@ pub enum LuksError {
 }
 
 impl LuksError {
+    /// Whether the same may succeed later by itself.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => source.kind() != io::ErrorKind::PermissionDenied,
+            Self::Memory(_) | Self::Missing(_) | Self::InUse { .. } | Self::Library { .. } => true,
+            Self::NotRepaired { .. } => true,
+            _ => false,
+        }
+    }
+
     /// What to do about it, as one sentence for the person who reads the message.
     pub fn hint(&self) -> Option<&'static str> {
         Some(match self {
@@ -208,7 +218,8 @@ impl LuksError {
         })
     }
 
-    pub(super) fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
+    /// What the kernel answered to `action` on `path`.
+    pub fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
         let path = path.to_owned();
         match source.kind() {
             io::ErrorKind::NotFound => Self::Missing(path),

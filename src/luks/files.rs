@@ -2,11 +2,13 @@
 //! then.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Seek, SeekFrom};
+use std::io::{self, Seek, SeekFrom};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::{LuksError, Place, Placement};
 
@@ -31,6 +33,38 @@ impl Files {
     /// Files that the caller has opened: the backing, and the header where it is in a file of its own.
     pub fn new(backing: File, header: Option<File>) -> Self {
         Self { backing, header }
+    }
+
+    /// The open `backing` of `place`, and the header where it is in a file of its own, which is opened by its path.
+    pub fn of_backing(backing: File, place: &Place) -> Result<Self, LuksError> {
+        let header = match &place.header {
+            Placement::Attached => None,
+            Placement::Detached(path) => Some(open_to_read(path)?),
+        };
+        Ok(Self { backing, header })
+    }
+
+    /// The same files with a copy in memory of the first `length` bytes of what the header is on, to be written in its place.
+    pub(super) fn with_copied_header(self, length: u64) -> io::Result<Self> {
+        let Self { backing, header } = self;
+        let header = header.as_ref().unwrap_or(&backing);
+        let copy = File::from(memfd_create(c"header", MFdFlags::MFD_CLOEXEC)?);
+        let mut chunk = vec![0; 1 << 20];
+        let mut at = 0;
+        while at < length {
+            let rest = chunk.len().min(usize::try_from(length - at).unwrap_or(usize::MAX));
+            match header.read_at(&mut chunk[..rest], at)? {
+                0 => break,
+                // The rest of the area of passphrases is zeros, for which no memory is taken.
+                count if chunk[..count].iter().all(|&byte| byte == 0) => at += count as u64,
+                count => {
+                    copy.write_all_at(&chunk[..count], at)?;
+                    at += count as u64;
+                }
+            }
+        }
+        copy.set_len(at)?;
+        Ok(Self { backing, header: Some(copy) })
     }
 
     /// The file that the header is in.

@@ -1,6 +1,7 @@
 //! Reading a volume's header, checking a DEK against it, and exchanging its token.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use libcryptsetup_rs::{CryptDevice, TokenInput};
 use serde::{Deserialize, Serialize};
@@ -9,7 +10,7 @@ use uuid::Uuid;
 
 use super::copies::Copies;
 use super::files::{Access, Files};
-use super::look::{Described, good};
+use super::look::{Described, good, look_through};
 use super::metadata::Metadata;
 use super::{HeaderCopy, Keyslot, LuksError, Place, Token, claim, crypt};
 
@@ -63,6 +64,21 @@ pub fn open(place: &Place) -> Result<Header, LuksError> {
 /// As [`open`], in the way of `access`, which later calls on the header take as well.
 pub fn open_by(place: &Place, access: Access) -> Result<Header, LuksError> {
     Ok(load(place, &access)?.header)
+}
+
+/// Bytes of the largest header that is copied: metadata and the area of passphrases.
+const LONGEST_COPY: u64 = 128 << 20;
+
+/// As [`open_by`], through `files`, of which none is written: a damaged copy of the header is left as it is, and
+/// [`Header::damaged`] says so.
+pub fn open_to_read(place: &Place, files: Files) -> Result<Header, LuksError> {
+    let seen = look_through(place, &files)?;
+    let length = if seen.data_offset == 0 { LONGEST_COPY } else { seen.data_offset.min(LONGEST_COPY) };
+    let path = place.header_path();
+    let copied =
+        files.with_copied_header(length).map_err(|e| LuksError::io("read the header of", path, e))?;
+    let header = open_by(place, Access::Through(Arc::new(copied)))?;
+    Ok(Header { repair: None, damaged: seen.damaged, ..header })
 }
 
 /// A header and libcryptsetup's handle on it.

@@ -11,7 +11,10 @@ use super::{Header, LuksError, Place, Placement};
 
 /// The header of the volume at `place`, as the newest good copy has it; [`Header::damaged`] tells of the other. Reads only.
 pub fn look(place: &Place) -> Result<Header, LuksError> {
-    let files = Files::open(place)?;
+    look_through(place, &Files::open(place)?)
+}
+
+pub(super) fn look_through(place: &Place, files: &Files) -> Result<Header, LuksError> {
     let path = place.header_path();
     let size = files.size(place)?;
     let copies = Copies::read(files.header(), path)?;

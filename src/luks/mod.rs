@@ -10,7 +10,7 @@
 //! | [`Files`] | a volume's files, opened once, in place of the paths that led to them |
 //! | [`erase`](fn@erase) | destroys all that opens a volume |
 //! | [`Token`] | the JSON that names provider and KEK and carries the wrapped DEK |
-//! | [`claim`](fn@claim) | takes a backing device or file for one user |
+//! | [`claim`](fn@claim), [`claim_to_read`] | takes a backing device or file for one user |
 //!
 //! Key bytes go from secret pages straight into libcryptsetup, or from it into them; it keeps copies in locked memory of
 //! its own and wipes that when it is done.
@@ -34,13 +34,13 @@ mod token;
 mod tests;
 
 pub use adopt::{Unlocked, unlock};
-pub use claim::claim;
+pub use claim::{claim, claim_to_read};
 pub use copies::{HeaderCopy, uuid_at};
 pub use erase::erase;
 pub use error::LuksError;
 pub use files::{Access, Files};
 pub use format::{FormatOptions, Prepared, prepare};
-pub use header::{Header, Repair, open, open_by};
+pub use header::{Header, Repair, open, open_by, open_to_read};
 pub use look::look;
 pub use metadata::Keyslot;
 pub use token::{Token, TokenError};

@@ -189,6 +189,19 @@ pub enum ProviderError {
 }
 
 impl ProviderError {
+    /// Whether the same may succeed later by itself: not where the KEK is destroyed, or somebody has to change something.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::KekUnusable { state, .. } => !state.is_destroyed(),
+            Self::UnknownProvider(_)
+            | Self::NoDefault
+            | Self::UnknownKek { .. }
+            | Self::KekGone { .. }
+            | Self::Permission { .. } => false,
+            _ => true,
+        }
+    }
+
     /// What to do about it, as one sentence for the person who reads the message.
     pub fn hint(&self) -> Option<&'static str> {
         Some(match self {

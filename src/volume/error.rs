@@ -67,6 +67,14 @@ pub enum VolumeError {
         /// The backing.
         backing: PathBuf,
     },
+    /// The backing of an open volume is not the file or disk that it was opened from.
+    #[error("{} is another file or disk than the one that volume {name} was opened from", backing.display())]
+    OtherFile {
+        /// The volume.
+        name: Name,
+        /// The path that led to its backing.
+        backing: PathBuf,
+    },
     /// Somebody has the device open.
     #[error("volume {name} is in use: {by}")]
     InUse {
@@ -119,6 +127,17 @@ pub enum VolumeError {
 }
 
 impl VolumeError {
+    /// Whether the same may succeed later by itself, when disks, servers or whoever uses the volume have changed.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Luks(error) => error.is_transient(),
+            Self::Provider(error) => error.is_transient(),
+            // Another file may be what is there for the moment only, but what was written to it meanwhile is lost.
+            Self::OtherFile { .. } | Self::Replaced { .. } | Self::Unwrap { .. } | Self::Unknown(_) => false,
+            _ => true,
+        }
+    }
+
     /// What to do about it, as one sentence for the person who reads the message.
     pub fn hint(&self) -> Option<&'static str> {
         Some(match self {
@@ -133,6 +152,9 @@ impl VolumeError {
             }
             Self::Unnamed(_) => "choose one with --name",
             Self::Replaced { .. } => "if it is at another path now, open it by that; it keeps its name",
+            Self::OtherFile { .. } => {
+                "put the original back there, or give the device up with `blkseal close --force`"
+            }
             Self::InUse { .. } => "unmount it, or end what uses it, then close it again",
             Self::Luks(error) => return error.hint(),
             Self::Provider(error) => return error.hint(),

@@ -6,18 +6,20 @@
 //!
 //! | file | what it holds |
 //! |---|---|
-//! | `target` | from the job to the target: claim, backing, cipher |
+//! | `target` | from the job to the target: backing, cipher |
 //! | `confine` | what the process gives up: dumps, swap, mounts, capabilities |
 
 mod confine;
 mod target;
 
+use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use nix::unistd::geteuid;
 use serde_json::{Value, json};
 use ublk_targets::device::{self, Layout, Running, Start};
 use ublk_targets::target::Target;
@@ -42,11 +44,13 @@ pub fn run() -> Result<(), Failure> {
     let answer = Pending(Arc::new(Mutex::new(Some(answer))));
     let outcome = match call {
         WorkerCalls::Serve(call) => serve(call, secrets, answer.clone()),
-        WorkerCalls::GetReport(_) => Err(Failure::new(FailureKind::InvalidArgument, "there is no job yet")),
+        WorkerCalls::GetReport(_) | WorkerCalls::GetBacking(_) => {
+            Err(Failure::new(FailureKind::InvalidArgument, "there is no job yet"))
+        }
     };
     match outcome {
         // Whoever asked for the device has been told, and tells.
-        Err(failure) if answer.give(Err(failure.clone())) => Ok(()),
+        Err(failure) if answer.give(Err(failure.clone())) == Given::Now => Ok(()),
         outcome => outcome,
     }
 }
@@ -55,34 +59,56 @@ pub fn run() -> Result<(), Failure> {
 #[derive(Clone)]
 struct Pending(Arc<Mutex<Option<Answer<WorkerCalls>>>>);
 
-impl Pending {
-    /// Gives the answer, unless it was given before. Says whether it was given now.
-    fn give(&self, result: Result<Report, Failure>) -> bool {
-        let answer = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-        answer.map(|answer| answer.give(&result)).is_some()
-    }
+/// What became of an answer.
+#[derive(Debug, PartialEq, Eq)]
+enum Given {
+    Now,
+    Before,
+    /// The daemon is gone.
+    ToNobody,
 }
 
-fn serve(call: Serve, mut secrets: Secrets, answer: Pending) -> Result<(), Failure> {
-    let Serve { job, recover, dek } = call;
-    let dek = dek.map(|index| secrets.take(index)).transpose()?;
-    let prepared = target::prepare(&job, dek)?;
-    let listener = control::bind(&job.socket, 0o600)
-        .map_err(|error| system(&format!("listen at {}", job.socket.display()), &error))?;
-    confine::for_service().map_err(|error| system("confine the worker", &error))?;
-    let start = recover.map_or(Start::Add(job.owner()), Start::Recover);
-    match prepared {
-        Prepared::Null(target) => serve_target(start, job, None, target, listener, answer),
-        Prepared::Plain(target, _claim) => serve_target(start, job, None, target, listener, answer),
-        Prepared::Crypt(target, keys, _claim) => {
-            serve_target(start, job, Some(keys), target, listener, answer)
+impl Pending {
+    /// Gives the answer, unless it was given before.
+    fn give(&self, result: Result<Report, Failure>) -> Given {
+        let answer = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match answer.map(|answer| answer.give(&result)) {
+            None => Given::Before,
+            Some(true) => Given::Now,
+            Some(false) => Given::ToNobody,
         }
     }
 }
 
-fn serve_target<T: Target>(
+fn serve(call: Serve, mut secrets: Secrets, answer: Pending) -> Result<(), Failure> {
+    let Serve { job, recover, dek, backing } = call;
+    let dek = dek.map(|index| secrets.take(index)).transpose()?;
+    let backing = backing.map(|index| secrets.take_fd(index)).transpose()?.map(File::from);
+    // The same open file: what keeps others from the backing is kept as long as either is there.
+    let claim = backing.as_ref().map(File::try_clone).transpose();
+    let claim = claim.map_err(|error| system("keep the backing open", &error))?;
+    let prepared = target::prepare(&job, dek, backing)?;
+    let listener = control::bind(&job.socket, 0o600)
+        .map_err(|error| system(&format!("listen at {}", job.socket.display()), &error))?;
+    confine::for_service().map_err(|error| system("confine the worker", &error))?;
+    let start = recover.map_or(Start::Add(job.word()), |id| Start::Recover(id, job.word()));
+    let own = Own { start, job, claim };
+    match prepared {
+        Prepared::Null(target) => serve_target(own, None, target, listener, answer),
+        Prepared::Plain(target) => serve_target(own, None, target, listener, answer),
+        Prepared::Crypt(target, keys) => serve_target(own, Some(keys), target, listener, answer),
+    }
+}
+
+/// What a worker was given.
+struct Own {
     start: Start,
     job: Job,
+    claim: Option<File>,
+}
+
+fn serve_target<T: Target>(
+    Own { start, job, claim }: Own,
     keys: Option<Keys>,
     target: T,
     listener: UnixListener,
@@ -96,13 +122,18 @@ fn serve_target<T: Target>(
         spin_us: job.spin_us.unwrap_or_default(),
     };
     let ready = move |running: Running| {
+        let worker = Arc::new(Worker { job, claim, keys, running });
+        let is_known = answer.give(Ok(worker.report())) != Given::ToNobody;
+        if !is_known && matches!(start, Start::Add(_)) {
+            log::error!("volume {}: its daemon ended meanwhile; so does its worker", worker.job.name);
+            return false;
+        }
         if let Err(error) = seccomp::allow_serving() {
             // The device serves already: to end now would help nobody.
-            log::error!("volume {}: {}", job.name, Failure::from_error(FailureKind::System, &error));
+            log::error!("volume {}: {}", worker.job.name, Failure::from_error(FailureKind::System, &error));
         }
-        let worker = Arc::new(Worker { job, keys, running });
-        answer.give(Ok(worker.report()));
         std::thread::spawn(move || control::serve(&worker, &listener));
+        true
     };
     Ok(device::serve(start, &layout, target, ready)?)
 }
@@ -110,6 +141,7 @@ fn serve_target<T: Target>(
 /// What answers on the worker's own socket.
 struct Worker {
     job: Job,
+    claim: Option<File>,
     keys: Option<Keys>,
     running: Running,
 }
@@ -142,10 +174,24 @@ impl Worker {
 impl Service for Worker {
     type Calls = WorkerCalls;
 
-    fn answer(self: &Arc<Self>, _: &Peer, call: WorkerCalls, _: Secrets) -> Result<Value, Failure> {
+    fn answer(self: &Arc<Self>, peer: &Peer, call: WorkerCalls, _: Secrets) -> Result<Value, Failure> {
         match call {
             WorkerCalls::GetReport(_) => Ok(json!(self.report())),
+            WorkerCalls::GetBacking(_) if peer.uid != 0 && peer.uid != geteuid().as_raw() => {
+                let message = "only the daemon gets a worker's backing";
+                Err(Failure::new(FailureKind::NotPermitted, message))
+            }
+            WorkerCalls::GetBacking(_) => Ok(json!({})),
             WorkerCalls::Serve(_) => Err(Failure::new(FailureKind::Busy, "this worker has its job already")),
+        }
+    }
+
+    fn beside(&self, call: &WorkerCalls) -> Vec<OwnedFd> {
+        match (call, &self.claim) {
+            (WorkerCalls::GetBacking(_), Some(claim)) => {
+                claim.try_clone().map(OwnedFd::from).into_iter().collect()
+            }
+            _ => Vec::new(),
         }
     }
 }

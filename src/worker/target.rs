@@ -1,7 +1,7 @@
 //! From the job to what serves the device.
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use ublk_targets::backing::{Backing, BackingOptions};
 use ublk_targets::cipher::{Cipher, CpuPath, SectorSize};
@@ -10,13 +10,12 @@ use ublk_targets::target::{Crypt, Null, Plain};
 
 use crate::control::worker::Job;
 use crate::control::{Failure, FailureKind, TargetKind};
-use crate::luks;
 
-/// A target, and the claim that keeps others from its backing while it lives.
+/// A target, and what may be told of its keys.
 pub(super) enum Prepared {
     Null(Null),
-    Plain(Plain, File),
-    Crypt(Crypt, Keys, File),
+    Plain(Plain),
+    Crypt(Crypt, Keys),
 }
 
 /// What may be told of a worker's keys.
@@ -25,19 +24,20 @@ pub(super) struct Keys {
     pub memory: &'static str,
 }
 
-/// Claims and opens what `job` names. `dek` is wiped as soon as its round keys are expanded.
-pub(super) fn prepare(job: &Job, dek: Option<Secret>) -> Result<Prepared, Failure> {
+/// Makes the target of `job` on what is open as `backing`, which the daemon has claimed. `dek` is wiped as soon as its round keys
+/// are expanded.
+pub(super) fn prepare(job: &Job, dek: Option<Secret>, backing: Option<File>) -> Result<Prepared, Failure> {
     let sector_size = SectorSize::try_from(job.sector_size)?;
-    match (job.target, &job.backing, dek) {
+    match (job.target, backing, dek) {
         (TargetKind::Null, None, None) => Ok(Prepared::Null(Null::new(job.size, sector_size))),
-        (TargetKind::Plain, Some(path), None) => {
-            let (backing, claim) = open(job, path, sector_size)?;
-            Ok(Prepared::Plain(Plain::new(backing, sector_size, job.discards, job.read_only), claim))
+        (TargetKind::Plain, Some(backing), None) => {
+            let backing = serve_from(backing, job, sector_size)?;
+            Ok(Prepared::Plain(Plain::new(backing, sector_size, job.discards, job.read_only)))
         }
-        (TargetKind::Crypt, Some(path), Some(dek)) => {
+        (TargetKind::Crypt, Some(backing), Some(dek)) => {
             let (cipher, keys) = expand(job, dek, sector_size)?;
-            let (backing, claim) = open(job, path, sector_size)?;
-            Ok(Prepared::Crypt(Crypt::new(backing, cipher, job.discards, job.read_only), keys, claim))
+            let backing = serve_from(backing, job, sector_size)?;
+            Ok(Prepared::Crypt(Crypt::new(backing, cipher, job.discards, job.read_only), keys))
         }
         _ => Err(Failure::new(FailureKind::Protocol, "the job's target, backing and key do not go together")),
     }
@@ -55,13 +55,13 @@ fn expand(job: &Job, dek: Secret, sector_size: SectorSize) -> Result<(Cipher, Ke
     Ok((cipher, keys))
 }
 
-fn open(job: &Job, path: &PathBuf, sector_size: SectorSize) -> Result<(Backing, File), Failure> {
-    let claim = luks::claim(Path::new(path), 0)?;
+fn serve_from(backing: File, job: &Job, sector_size: SectorSize) -> Result<Backing, Failure> {
     let options = BackingOptions {
         offset: job.data_offset,
         length: Some(job.size),
         sector_size,
         read_only: job.read_only,
     };
-    Ok((Backing::open(path, &options)?, claim))
+    let path = job.backing.as_deref().unwrap_or(Path::new("the backing"));
+    Ok(Backing::new(backing, path, &options)?)
 }

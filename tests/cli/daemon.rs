@@ -395,7 +395,7 @@ fn device(name: &str) -> Device {
     Device {
         node: "/dev/ublkb0".into(),
         link: format!("/dev/blkseal/{name}").into(),
-        pid: 4712,
+        pid: Some(4712),
         cpu_path: Some("portable".into()),
         key_memory: Some("memfd_secret".into()),
         queues: 2,

@@ -24,3 +24,4 @@ mod locked;
 mod memory;
 mod rekey;
 mod roles;
+mod takeover;

@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -81,10 +81,17 @@ pub struct Backing<I = Uring> {
 }
 
 impl Backing {
-    /// Opens `path`, past the page cache (`O_DIRECT`) wherever its file system can do that for single sectors.
+    /// Opens `path` as a backing.
     pub fn open(path: &Path, options: &BackingOptions) -> Result<Self, BackingError> {
+        let file = OpenOptions::new().read(true).write(!options.read_only).open(path);
+        let file = file.map_err(|source| BackingError::Open { path: path.to_owned(), source })?;
+        Self::new(file, path, options)
+    }
+
+    /// Serves what is open as `file`, past the page cache (`O_DIRECT`) wherever its file system can do that for single
+    /// sectors: this changes the open file, for whoever shares it, too. `path` is for messages only.
+    pub fn new(file: File, path: &Path, options: &BackingOptions) -> Result<Self, BackingError> {
         let fail = |source| BackingError::Open { path: path.to_owned(), source };
-        let (file, mut direct) = open_direct(path, options.read_only).map_err(fail)?;
         let kind = file.metadata().map_err(fail)?.file_type();
         let is_device = kind.is_block_device();
         if !is_device && !kind.is_file() {
@@ -96,9 +103,9 @@ impl Backing {
         if is_device && block > sector_size {
             return Err(BackingError::Block { path: path.to_owned(), block, sector_size });
         }
-        if direct && block > sector_size {
-            set_buffered(&file).map_err(fail)?;
-            direct = false;
+        let direct = block <= sector_size && set_direct(&file, true).map_err(fail)?;
+        if !direct {
+            set_direct(&file, false).map_err(fail)?;
         }
         let available = size.saturating_sub(options.offset);
         let length = options.length.unwrap_or(available - available % u64::from(sector_size));
@@ -235,23 +242,18 @@ fn answer(answer: i32) -> Result<u32, IoError> {
     }
 }
 
-/// Opens past the page cache, or through it where the file system has no such thing.
-fn open_direct(path: &Path, read_only: bool) -> io::Result<(File, bool)> {
-    let mut options = OpenOptions::new();
-    options.read(true).write(!read_only);
-    match options.custom_flags(libc::O_DIRECT | libc::O_CLOEXEC).open(path) {
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-            Ok((options.custom_flags(libc::O_CLOEXEC).open(path)?, false))
-        }
-        other => Ok((other?, true)),
+/// Has I/O on `file` go past the page cache or not. Says whether it does: not every file system has such a thing.
+fn set_direct(file: &File, direct: bool) -> io::Result<bool> {
+    // SAFETY: reads the status flags of an open descriptor.
+    let flags = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETFL) };
+    let wanted = if direct { flags | libc::O_DIRECT } else { flags & !libc::O_DIRECT };
+    // SAFETY: changes the status flags of an open descriptor.
+    if flags >= 0 && unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFL, wanted) } == 0 {
+        return Ok(direct);
     }
-}
-
-fn set_buffered(file: &File) -> io::Result<()> {
-    // SAFETY: changes a status flag of our own descriptor.
-    match unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFL, 0) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
+    match io::Error::last_os_error() {
+        error if direct && error.raw_os_error() == Some(libc::EINVAL) => Ok(false),
+        error => Err(error),
     }
 }
 

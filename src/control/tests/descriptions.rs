@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 use zlink::idl::{Field, Interface as Idl, Parameter, Type};
 
-use crate::control::worker::{GetReport, Serve, WorkerCalls};
+use crate::control::worker::{GetBacking, GetReport, Serve, WorkerCalls};
 use crate::control::{
     Adopt, Close, Create, DaemonCalls, Erase, Events, FailureKind, Forget, GetVersion, Interface,
     KekActivate, KekCreate, KekDestroy, KekList, KekRevoke, KekShow, List, Method, Open, OpenTarget, Ping,
@@ -25,6 +25,7 @@ fn sample(idl: &Idl<'_>, name: &str, kind: &Type<'_>) -> Value {
         Type::Bool => json!(true),
         Type::Int => json!(7),
         Type::String if name == "uuid" => json!("c0a8b2de-2f0b-4a8e-9d51-0e4c9a4f7b11"),
+        Type::String if name == "word" => json!("00c0ffee00c0ffee"),
         Type::String => json!("a-text"),
         Type::Optional(inner) => sample(idl, name, inner.inner()),
         Type::Array(inner) => json!([sample(idl, name, inner.inner())]),
@@ -123,5 +124,5 @@ fn the_daemons_description_is_what_its_types_are() {
 #[test]
 fn the_workers_description_is_what_its_types_are() {
     type I = WorkerCalls;
-    check_interface::<I>(&[check::<I, Serve>(), check::<I, GetReport>()]);
+    check_interface::<I>(&[check::<I, Serve>(), check::<I, GetReport>(), check::<I, GetBacking>()]);
 }

@@ -160,7 +160,7 @@ fn a_volume_that_waits_to_be_opened_is_not_released() {
     let open = host.open("vol");
     host.fails(&open, FailureKind::Waiting, "office");
     host.fails(&release("vol"), FailureKind::Busy, "vol is to be opened");
-    host.call(&Close { volume: "vol".into() }).unwrap();
+    host.call(&Close { volume: "vol".into(), force: false }).unwrap();
     host.call(&release("vol")).unwrap(); // which takes no key
     assert!(opens(&backing, "stock"));
 }

@@ -45,7 +45,7 @@ fn every_change_and_every_failure_to_change_is_one_record() {
     host.unlock("office", "xyzzy wrong").unwrap_err();
     let open = host.open(host.path("disk").to_str().unwrap());
     host.call(&open).unwrap_err();
-    host.call(&Close { volume: "nothing".into() }).unwrap_err();
+    host.call(&Close { volume: "nothing".into(), force: false }).unwrap_err();
 
     let events = host.events();
     let seen: Vec<_> = events.iter().map(summary).collect();
@@ -120,7 +120,7 @@ fn events_are_chosen_by_volume_and_time_and_outlive_the_daemon() {
 fn events_since_a_time_are_those_of_that_microsecond_and_later_however_long_the_log() {
     let mut host = Host::with_provider();
     for _ in 0..400 {
-        host.call(&Close { volume: "x".repeat(2000) }).unwrap_err();
+        host.call(&Close { volume: "x".repeat(2000), force: false }).unwrap_err();
     }
     let all = host.events();
     for from in [1, 200, all.len() - 1] {
@@ -155,7 +155,7 @@ fn a_log_of_several_pages_is_read_whole() {
     let mut host = Host::with_provider();
     let long = "x".repeat(5000); // of which the log keeps 1024 characters
     for _ in 0..400 {
-        host.call(&Close { volume: long.clone() }).unwrap_err();
+        host.call(&Close { volume: long.clone(), force: false }).unwrap_err();
     }
     let first = host.call(&Events::default()).unwrap();
     assert!(first.more && !first.events.is_empty());

@@ -40,7 +40,7 @@ impl Host {
     /// Volumes on disks some of which may come to hang.
     fn with_volumes(names: &[&str]) -> Self {
         let mut host = Host::with_provider();
-        host.client = start_daemon_with(host.directory.path(), |daemon| {
+        (host.client, host.daemon) = start_daemon_with(host.directory.path(), &host.driver, |daemon| {
             daemon.headers = headers::looks(Duration::from_secs(5), look);
         });
         host.unlock("office", "sesame").unwrap();

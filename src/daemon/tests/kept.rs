@@ -287,7 +287,7 @@ fn erase_leaves_nothing_that_opens_and_takes_nothing_else() {
     let open = host.open("one");
     host.fails(&open, FailureKind::Waiting, "office");
     host.fails(&erase("one"), FailureKind::Busy, "one is to be opened");
-    host.call(&Close { volume: "one".into() }).unwrap();
+    host.call(&Close { volume: "one".into(), force: false }).unwrap();
     let held = luks::claim(&disk, 0).unwrap();
     host.fails(&erase("one"), FailureKind::Busy, "disk");
     drop(held);

@@ -59,7 +59,8 @@ impl Host {
 #[test]
 fn users_may_do_what_their_roles_say_and_nothing_else() {
     let host = Host::with_roles(ROLES);
-    let (open, close) = (Open { volume: "vol".into(), ..open_nothing() }, Close { volume: "vol".into() });
+    let (open, close) =
+        (Open { volume: "vol".into(), ..open_nothing() }, Close { volume: "vol".into(), force: false });
     let lock = ProviderLock { name: "office".parse().unwrap() };
     // Who has no role sees nothing, not even whether there is such a volume.
     for volume in ["vol", "nothing"] {

@@ -100,7 +100,7 @@ fn who_does_not_want_to_wait_leaves_no_wish() {
     let open = Open { keep_trying: Some(false), ..host.open("vol") };
     host.fails(&open, FailureKind::Locked, "office");
     assert!(!host.status("vol").wanted);
-    host.fails(&Close { volume: "vol".into() }, FailureKind::NotFound, "vol");
+    host.fails(&Close { volume: "vol".into(), force: false }, FailureKind::NotFound, "vol");
 }
 
 #[test]
@@ -112,9 +112,9 @@ fn close_forgets_the_wish() {
     host.lock();
     host.want("vol");
     host.want("wanted");
-    host.call(&Close { volume: "vol".into() }).unwrap();
+    host.call(&Close { volume: "vol".into(), force: false }).unwrap();
     assert!(!host.status("vol").wanted);
-    host.fails(&Close { volume: "vol".into() }, FailureKind::NotFound, "vol");
+    host.fails(&Close { volume: "vol".into(), force: false }, FailureKind::NotFound, "vol");
     host.unlock("office", "sesame").unwrap();
     // They are tried in the order of their names.
     host.wait_until("the other is live", |host| host.status("wanted").state == VolumeState::Live);
@@ -138,22 +138,40 @@ fn a_wish_outlives_the_daemon_with_all_that_was_asked_for() {
     host.wait_until("the volume is live", |host| host.status("vol").state == VolumeState::Live);
     let device = host.status("vol").device.unwrap();
     assert_eq!((device.read_only, device.depth), (true, 7));
-    // A device that is there is not wanted: the next daemon does not open it again.
+    // A device that is there is not wanted: the next daemon takes it over and does not open it again.
     host.restart();
-    assert_eq!((host.status("vol").state, host.status("vol").wanted), (VolumeState::Locked, false));
+    assert_eq!((host.status("vol").state, host.status("vol").wanted), (VolumeState::Live, false));
+    assert_eq!(host.status("vol").device.unwrap().pid, device.pid);
 }
 
 #[test]
-fn a_volume_that_fails_with_its_key_at_hand_is_wanted_no_longer() {
+fn a_volume_whose_disk_is_away_stays_wanted_until_it_is_back() {
     let mut host = Host::with_provider();
     host.create("vol", host.image("disk")).unwrap();
     host.lock();
     host.want("vol");
-    fs::remove_file(host.path("disk")).unwrap();
+    fs::rename(host.path("disk"), host.path("away")).unwrap();
+    host.unlock("office", "sesame").unwrap();
+    host.wait_until("that is told", |host| host.opened("vol").len() == 2);
+    let seen = host.status("vol");
+    assert!(seen.wanted && seen.problem.unwrap().contains("disk does not exist"));
+    fs::rename(host.path("away"), host.path("disk")).unwrap();
+    host.wait_until("the volume is live", |host| host.status("vol").state == VolumeState::Live);
+    host.wait_until("and no longer wanted", |host| !host.status("vol").wanted);
+    assert_eq!(texts(&host.opened("vol")), [(false, "Waiting"), (true, "NoInput"), (true, "ok")]);
+}
+
+#[test]
+fn a_volume_of_which_trying_again_cannot_help_is_wanted_no_longer() {
+    let mut host = Host::with_provider();
+    host.create("vol", host.image("disk")).unwrap();
+    host.lock();
+    host.want("vol");
+    fs::write(host.path("disk"), vec![0; 20 << 20]).unwrap();
     host.unlock("office", "sesame").unwrap();
     host.wait_until("it is given up", |host| !host.status("vol").wanted);
     host.wait_until("and that is told", |host| host.opened("vol").len() == 2);
-    assert_eq!(texts(&host.opened("vol")), [(false, "Waiting"), (true, "NoInput")]);
+    assert_eq!(texts(&host.opened("vol")), [(false, "Waiting"), (true, "BadData")]);
 }
 
 #[test]

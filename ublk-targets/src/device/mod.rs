@@ -1,21 +1,27 @@
 //! The life of a ublk device: add, start, recover, stop, delete.
 //!
-//! `serve` is the life as its server sees it; what others may do to a device is here.
+//! | file | what it holds |
+//! |---|---|
+//! | `serve` | the life as its server sees it |
+//! | `recovery` | how a device whose server is gone is readied for the next one |
+//! | `driver` | what others may do to a device, which they know by more than its number |
+//! | `control` | ublk's control commands, one at a time |
 
+mod control;
+mod driver;
+mod recovery;
 mod serve;
 
-use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc;
 use std::time::Duration;
 
-use libublk::ctrl::UblkCtrl;
-use libublk::{UblkError, sys};
+use libublk::UblkError;
 
 use crate::stats::{QueueStats, Snapshot};
 
+pub use driver::{Driver, Identity, Info, Kernel, Phase, Word};
 pub use serve::serve;
 
 /// How long a control command may take. Some kernels never answer some of them.
@@ -52,6 +58,15 @@ pub enum DeviceError {
         #[source]
         source: UblkError,
     },
+    /// Older drivers allow a number of devices in all (`ublks_max`), newer ones of unprivileged users' only.
+    #[error("ublk: the driver allows no further device")]
+    TooMany,
+    /// The device that was to be taken over is gone.
+    #[error("ublk device {id} is gone, or is another one by now")]
+    Gone {
+        /// The number that it had.
+        id: u32,
+    },
     /// The driver did not answer in time. The step may still happen later.
     #[error("ublk: the kernel did not {step} device {id} within {} s; it may be held open", CONTROL_LIMIT.as_secs())]
     Timeout {
@@ -72,7 +87,8 @@ pub struct Layout {
     pub threads: u16,
     /// Requests that a queue has under way at once; 1 to 1024.
     pub depth: u16,
-    /// Bytes of the largest request; a power of two from 4096 to 4 MiB. Each tag has a buffer of this size.
+    /// Bytes of the largest request; a power of two from 4096 to 4 MiB, and a page of memory at least. Each tag has a buffer of
+    /// this size.
     pub max_io: u32,
     /// Microseconds that a queue's thread looks for requests before it sleeps; 0 to 1 000 000.
     pub spin_us: u32,
@@ -90,6 +106,13 @@ impl Default for Layout {
 impl Layout {
     /// Checks each figure against its bounds.
     pub fn check(&self) -> Result<(), DeviceError> {
+        // SAFETY: asks for a constant of the system.
+        let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+        self.check_for(u32::try_from(page).unwrap_or(4096))
+    }
+
+    /// The same where memory has pages of `page` bytes: the driver rounds requests down to whole ones.
+    fn check_for(&self, page: u32) -> Result<(), DeviceError> {
         let fail = |what, value: u64, bounds| Err(DeviceError::Layout { what, value, bounds });
         if !(1..=64).contains(&self.queues) {
             return fail("the number of queues", self.queues.into(), "1 to 64");
@@ -104,11 +127,11 @@ impl Layout {
                 "1 to 16, and at most the queue depth",
             );
         }
-        if !self.max_io.is_power_of_two() || !(4096..=4 << 20).contains(&self.max_io) {
+        if !self.max_io.is_power_of_two() || !(page.max(4096)..=4 << 20).contains(&self.max_io) {
             return fail(
                 "the largest request",
                 self.max_io.into(),
-                "a power of two from 4096 to 4194304 bytes",
+                "a power of two from 4096 (or a page of memory, where that is more) to 4194304 bytes",
             );
         }
         let buffers = u64::from(self.queues) * u64::from(self.depth) * u64::from(self.max_io);
@@ -126,28 +149,14 @@ impl Layout {
     }
 }
 
-/// Whose device it is: the driver keeps this with the device in the part of its record that it leaves to servers, so that
-/// a supervisor finds its own devices among those of others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Owner(u64);
-
-impl Owner {
-    /// The owner of this name (FNV-1a, 64 bits).
-    pub fn named(name: &[u8]) -> Self {
-        Self(name.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-            (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-        }))
-    }
-}
-
 /// Whether a new device is made or one whose server died is taken over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
-    /// A new device of this owner; the driver picks the number.
-    Add(Owner),
-    /// The device of this number, which kept its node and its queued requests. The layout must be the one it was
+    /// A new device with this word, which no other has; the driver picks the number.
+    Add(Word),
+    /// The device of this number and word, which kept its node and its queued requests. The layout must be the one it was
     /// added with.
-    Recover(u32),
+    Recover(u32, Word),
 }
 
 /// A device that serves requests.
@@ -187,88 +196,17 @@ pub fn node(id: u32) -> PathBuf {
 
 /// Fails unless the driver is there and this process may use it.
 pub fn check_available() -> Result<(), DeviceError> {
-    match fs::OpenOptions::new().read(true).write(true).open("/dev/ublk-control") {
-        Ok(_) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(DeviceError::NoDriver),
-        Err(error) => Err(DeviceError::Control(error)),
-    }
+    control::open_node().map(|_| ())
 }
 
-/// Ends device `id`: its server's [`serve()`] returns and deletes it. Whoever still has it open gets errors.
-pub fn stop(id: u32) -> Result<(), DeviceError> {
-    bounded("stop", id, move |control| control.kill_dev())
-}
-
-/// Deletes device `id`, which has no server any more.
-pub fn delete(id: u32) -> Result<(), DeviceError> {
-    bounded("delete", id, move |control| {
-        ignore_absent(control.kill_dev())?;
-        control.del_dev()
-    })
-}
-
-/// Numbers of all ublk devices, of whatever server, in order.
-pub fn list() -> Vec<u32> {
-    let names = fs::read_dir("/sys/class/ublk-char").into_iter().flatten().flatten();
-    let mut ids: Vec<u32> =
-        names.filter_map(|entry| entry.file_name().to_str()?.strip_prefix("ublkc")?.parse().ok()).collect();
-    ids.sort_unstable();
-    ids
-}
-
-/// Numbers of this owner's devices that no process serves: quiesced ones, and those whose server died while it made them.
-pub fn orphans(owner: Owner) -> Vec<u32> {
-    let is_orphan = |id: &u32| {
-        is_orphan(*id, owner).unwrap_or_else(|error| {
-            log::warn!("cannot tell whether ublk device {id} is served: {error}");
-            false
-        })
-    };
-    list().into_iter().filter(is_orphan).collect()
-}
-
-fn is_orphan(id: u32, owner: Owner) -> Result<bool, DeviceError> {
-    let control = open_simple(id)?;
-    control.read_dev_info().map_err(driver("look at"))?;
-    let info = control.dev_info();
-    let served = u32::from(info.state) == sys::UBLK_S_DEV_LIVE
-        && Path::new(&format!("/proc/{}", info.ublksrv_pid)).exists();
-    Ok(info.ublksrv_flags == owner.0 && !served)
-}
-
-fn open_simple(id: u32) -> Result<UblkCtrl, DeviceError> {
-    check_available()?;
-    UblkCtrl::new_simple(id.cast_signed()).map_err(driver("look at"))
-}
-
-/// Runs a control command on a thread of its own and gives up on it after [`CONTROL_LIMIT`]: the thread may be stuck
-/// in the kernel, where nothing can end it.
-fn bounded(
-    step: &'static str,
-    id: u32,
-    command: impl FnOnce(&UblkCtrl) -> Result<i32, UblkError> + Send + 'static,
-) -> Result<(), DeviceError> {
-    let (sender, receiver) = mpsc::channel();
-    std::thread::spawn(move || {
-        let outcome = open_simple(id).and_then(|control| command(&control).map_err(driver(step)));
-        // Nobody listens any more if the limit has passed.
-        let _ = sender.send(outcome);
-    });
-    match receiver.recv_timeout(CONTROL_LIMIT) {
-        Ok(outcome) => outcome.map(|_| ()),
-        Err(_) => Err(DeviceError::Timeout { step, id }),
-    }
-}
-
-fn ignore_absent(outcome: Result<i32, UblkError>) -> Result<i32, UblkError> {
-    match outcome {
-        Err(UblkError::OtherError(errno)) if errno == -libc::ENOENT || errno == -libc::ENODEV => Ok(0),
-        other => other,
+impl DeviceError {
+    fn driver(step: &'static str, error: io::Error) -> Self {
+        Self::Driver { step, source: UblkError::IOError(error) }
     }
 }
 
 /// libublk keeps the driver's errno in a variant whose message does not show it.
-fn driver(step: &'static str) -> impl Fn(UblkError) -> DeviceError {
+fn refused(step: &'static str) -> impl Fn(UblkError) -> DeviceError {
     move |source| DeviceError::Driver {
         step,
         source: match source {
@@ -283,13 +221,6 @@ fn driver(step: &'static str) -> impl Fn(UblkError) -> DeviceError {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn owners_are_told_apart_by_their_names() {
-        // The test vector of the FNV authors for "foobar".
-        assert_eq!(Owner::named(b"foobar"), Owner(0x8594_4171_f739_67e8));
-        assert_ne!(Owner::named(b"/run/a"), Owner::named(b"/run/b"));
-    }
 
     #[test]
     fn a_layout_outside_its_bounds_is_refused() {
@@ -315,5 +246,7 @@ mod tests {
         for layout in bad {
             assert!(matches!(layout.check(), Err(DeviceError::Layout { .. })), "{layout:?}");
         }
+        assert!(good.check_for(64 << 10).is_err(), "less than a page");
+        assert!(Layout { max_io: 64 << 10, ..good }.check_for(64 << 10).is_ok());
     }
 }

@@ -1,94 +1,99 @@
-//! From the first control command to the last: a device is made or taken over, serves, and is deleted.
+//! A device is made or taken over, and serves until it is stopped.
 
+use std::io;
 use std::panic;
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use io_uring::{IoUring, squeue};
-use libublk::ctrl::{UblkCtrl, UblkCtrlBuilder, ublk_init_ctrl_task_ring};
+use libublk::ctrl::{UblkCtrl, UblkCtrlBuilder};
 use libublk::io::{UblkDev, io_thread_idx, set_io_thread_idx};
 use libublk::{UblkError, UblkFlags, sys};
 
-use super::{DeviceError, Layout, Owner, Running, Start, check_available, driver, ignore_absent};
+use super::control::Control;
+use super::{DeviceError, Identity, Kernel, Layout, Running, Start, Word, recovery, refused};
 use crate::queue;
 use crate::request::{LBA_BYTES, Shape};
-use crate::ring;
 use crate::stats::QueueStats;
 use crate::target::Target;
 
-/// Entries of the ring for control commands, which come one at a time.
-const CONTROL_ENTRIES: u32 = 4;
 /// Bytes of zeros that one request may ask for, so that a tag is not busy with it for long.
 const MAX_WRITE_ZEROES: u32 = 16 << 20;
 /// Bytes that one discard may cover.
 const MAX_DISCARD: u32 = 1 << 30;
 
-/// Serves a device with `target` until somebody stops it with [`stop`](super::stop), then deletes it. `ready` runs once its
-/// node takes requests.
+/// Serves a device with `target` until somebody stops it; who stopped it deletes it. `ready` runs once its node takes requests, and
+/// says whether anybody knows of the device now. One that nobody knows of goes with this process.
 ///
 /// The device stays, quiesced, if this process dies: a new one takes it over with [`Start::Recover`].
 pub fn serve<T: Target>(
     start: Start,
     layout: &Layout,
     target: T,
-    ready: impl FnOnce(Running),
+    ready: impl FnOnce(Running) -> bool,
 ) -> Result<(), DeviceError> {
     layout.check()?;
-    check_available()?;
     // Aside: the kernel gives a thread that waits for a ring helpers, which wake every five seconds as long as it lives.
     let started = thread::scope(|scope| scope.spawn(|| Live::start(start, layout, target)).join());
-    let (live, running) = started.unwrap_or_else(|panic| panic::resume_unwind(panic))?;
-    // While rings can be made: `ready` may forbid it.
-    let ring = ring::for_control(CONTROL_ENTRIES).map_err(|error| driver("control")(error.into()))?;
-    ready(running);
-    live.wait(ring)
+    let live = started.unwrap_or_else(|panic| panic::resume_unwind(panic))?;
+    if !ready(live.running.clone()) && matches!(start, Start::Add(_)) {
+        live.identity.delete(&Kernel::default())?;
+    }
+    live.wait();
+    Ok(())
 }
 
 /// A device whose node takes requests.
 struct Live {
-    control: UblkCtrl,
-    device: Arc<UblkDev>,
+    identity: Identity,
+    running: Running,
     queues: Vec<JoinHandle<()>>,
 }
 
 impl Live {
-    fn start<T: Target>(start: Start, layout: &Layout, target: T) -> Result<(Self, Running), DeviceError> {
-        let control = open_control(start, layout, T::NAME)?;
-        if matches!(start, Start::Recover(_)) {
-            control.start_user_recover().map_err(driver("recover"))?;
+    fn start<T: Target>(start: Start, layout: &Layout, target: T) -> Result<Self, DeviceError> {
+        let mut driver = Control::open()?;
+        let (control, identity) = open_control(start, layout, T::NAME, &mut driver)?;
+        let begun = Self::begin(control, identity, layout, target);
+        if begun.is_err() && matches!(start, Start::Add(_)) {
+            let deleted = identity.delete(&Kernel::default());
+            if let Err(error) = deleted {
+                log::warn!("ublk device {} is left: {error}", identity.id);
+            }
         }
-        let device = Arc::new(describe(&control, &target).map_err(driver("set up"))?);
+        begun
+    }
+
+    fn begin<T: Target>(
+        control: UblkCtrl,
+        identity: Identity,
+        layout: &Layout,
+        target: T,
+    ) -> Result<Self, DeviceError> {
+        let device = Arc::new(describe(&control, &target).map_err(refused("set up"))?);
         let threads = control.io_threads_per_queue();
         let stats: Arc<[_]> = (0..layout.queues * threads).map(|_| QueueStats::default()).collect();
-        let running = Running { id: control.dev_info().dev_id, threads, stats: Arc::clone(&stats) };
+        let running = Running { id: identity.id, threads, stats: Arc::clone(&stats) };
         let (target, spin) = (Arc::new(target), Duration::from_micros(layout.spin_us.into()));
         let queues = start_queues(&control, &device, move |index, device| {
             let thread = usize::from(index * threads + io_thread_idx());
             queue::ublk::serve(index, device, spin, &*target, &stats[thread]);
         })
-        .map_err(driver("start the queues of"))?;
-        control.start_dev(&device).map_err(driver("start"))?;
-        Ok((Self { control, device, queues }, running))
+        .map_err(refused("start the queues of"))?;
+        // libublk takes "busy" for success.
+        match control.start_dev(&device) {
+            Ok(busy) if busy < 0 => Err(UblkError::OtherError(busy)),
+            other => other,
+        }
+        .map_err(refused("start"))?;
+        Ok(Self { identity, running, queues })
     }
 
-    /// Waits until somebody has stopped the device, and deletes it.
-    fn wait(self, ring: IoUring<squeue::Entry128>) -> Result<(), DeviceError> {
+    /// Waits until somebody has stopped the device.
+    fn wait(self) {
         for queue in self.queues {
             queue.join().unwrap_or_else(|panic| panic::resume_unwind(panic));
         }
-        // Control commands go through a ring of the thread, and the first ones were another's.
-        let give = |place: &mut Option<_>| {
-            *place = Some(ring);
-            Ok(())
-        };
-        ublk_init_ctrl_task_ring(give).map_err(driver("control"))?;
-        // Whoever stopped it has done this, unless the driver did, for its own reasons.
-        let _ = self.control.stop_dev();
-        // The driver waits for the last descriptor of the device.
-        drop(self.device);
-        ignore_absent(self.control.del_dev()).map_err(driver("delete"))?;
-        Ok(())
     }
 }
 
@@ -134,23 +139,32 @@ fn start_queues(
     }
     drop(sender);
     for (queue, thread) in started {
+        // libublk is not told that the queue is configured, for it would then write a record of the device to /run.
         control.set_thread_affinity(queue, thread);
-        control.configure_queue(device, queue, thread)?;
     }
     Ok(threads)
 }
 
-fn open_control(start: Start, layout: &Layout, name: &'static str) -> Result<UblkCtrl, DeviceError> {
-    let features = UblkCtrl::get_features().unwrap_or(0);
+/// libublk's handle on a device that is there and is readied for its queues, and what that device is.
+fn open_control(
+    start: Start,
+    layout: &Layout,
+    name: &'static str,
+    driver_node: &mut Control,
+) -> Result<(UblkCtrl, Identity), DeviceError> {
+    let features = driver_node.features();
     let wanted = u64::from(sys::UBLK_F_USER_RECOVERY | sys::UBLK_F_USER_RECOVERY_REISSUE);
     // Lets a worker be replaced without an error in between, where the driver (6.16) has it.
     let flags = wanted | features & u64::from(sys::UBLK_F_QUIESCE);
     let threads = if features & u64::from(sys::UBLK_F_PER_IO_DAEMON) == 0 { 1 } else { layout.threads };
-    let (id, owner, dev_flags) = match start {
-        Start::Add(Owner(owner)) => (-1, owner, UblkFlags::UBLK_DEV_F_ADD_DEV),
-        Start::Recover(id) => (id.cast_signed(), 0, UblkFlags::UBLK_DEV_F_RECOVER_DEV),
+    let (id, word, dev_flags) = match start {
+        Start::Add(word) => (-1, word, UblkFlags::UBLK_DEV_F_ADD_DEV),
+        Start::Recover(id, word) => {
+            recover(driver_node, id, word)?;
+            (id.cast_signed(), word, UblkFlags::UBLK_DEV_F_RECOVER_DEV)
+        }
     };
-    UblkCtrlBuilder::default()
+    let control = UblkCtrlBuilder::default()
         .name(name)
         .id(id)
         .nr_queues(layout.queues)
@@ -158,10 +172,27 @@ fn open_control(start: Start, layout: &Layout, name: &'static str) -> Result<Ubl
         .io_threads_per_queue(threads)
         .io_buf_bytes(layout.max_io)
         .ctrl_flags(flags)
-        .ctrl_target_flags(owner)
+        .ctrl_target_flags(word.bits())
         .dev_flags(dev_flags)
         .build()
-        .map_err(driver("add"))
+        .map_err(|error| match refused("add")(error) {
+            DeviceError::Driver { source: UblkError::IOError(error), .. }
+                if error.kind() == io::ErrorKind::PermissionDenied =>
+            {
+                DeviceError::TooMany
+            }
+            other => other,
+        })?;
+    // It would delete the device when dropped, by its number, whoever has that by then.
+    control.disown();
+    let id = control.dev_info().dev_id;
+    Ok((control, Identity { id, word, server: None }))
+}
+
+fn recover(driver_node: &mut Control, id: u32, word: Word) -> Result<(), DeviceError> {
+    let info = driver_node.info(id).map_err(|error| DeviceError::driver("look at", error))?;
+    let info = info.filter(|info| info.ublksrv_flags == word.bits()).ok_or(DeviceError::Gone { id })?;
+    recovery::start(driver_node, &info)
 }
 
 /// The parameters of linux/ublk_cmd.h for a device of this shape.
