@@ -151,6 +151,7 @@ impl Daemon {
             }
         }
         self.watch_age_of_keks();
+        self.watch_certificates();
         self.take_over_wishes();
         let devices = self.devices();
         links::clean(&self.options.dev_dir, |name| {
