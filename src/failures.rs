@@ -136,7 +136,9 @@ fn of_kmip_settings(error: &ConfigError) -> FailureKind {
     match error {
         ConfigError::Setting(_) => FailureKind::InvalidArgument,
         ConfigError::File { source, .. } => of_io(source),
-        ConfigError::Content { .. } => FailureKind::BadData,
+        ConfigError::Content { .. } | ConfigError::KeyType { .. } => FailureKind::BadData,
+        // Who waits goes on once it is renewed.
+        ConfigError::Dates { .. } => FailureKind::Locked,
         ConfigError::Exposed { .. } | ConfigError::Owner { .. } => FailureKind::Config,
         ConfigError::Memory(_) => FailureKind::System,
     }

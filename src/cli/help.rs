@@ -62,6 +62,11 @@ pub const PROVIDER_CHECK: &str = "
   blkseal provider check office
   blkseal provider check office --json | jq '.servers[].status.certificate.not_after'";
 
+/// Examples of `provider passphrase`.
+pub const PROVIDER_PASSPHRASE: &str = "\
+  blkseal provider passphrase office      # asks for the old one, and twice for the new one
+  blkseal provider passphrase office --key-file /root/old.key --new-key-file /root/new.key";
+
 /// Examples of `provider unlock`.
 pub const PROVIDER_UNLOCK: &str = "
   blkseal provider unlock office

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{ArgGroup, Args};
 
-use super::output::{BAD, Cell, GOOD, fields};
+use super::output::{BAD, Cell, GOOD, WAITING, fields};
 use super::session::Daemon;
 use super::terminal::Terminal;
 use super::{help, values};
@@ -149,7 +149,7 @@ impl Check {
 }
 
 /// A failure where a server does not serve.
-pub fn verdict(name: &Name, Checked { servers }: &Checked) -> Result<(), Failure> {
+pub fn verdict(name: &Name, Checked { servers, .. }: &Checked) -> Result<(), Failure> {
     let failing = servers.iter().filter(|server| server.problem.is_some());
     let Some(first) = failing.clone().next() else { return Ok(()) };
     let message =
@@ -158,9 +158,24 @@ pub fn verdict(name: &Name, Checked { servers }: &Checked) -> Result<(), Failure
     Err(Failure { hint: first.hint.clone(), ..failure })
 }
 
-/// The servers, a paragraph each.
-pub fn text(Checked { servers }: &Checked) -> String {
-    servers.iter().map(paragraph).collect::<Vec<_>>().join("\n")
+/// This host and the servers, a paragraph each.
+pub fn text(checked: &Checked) -> String {
+    checked
+        .host
+        .iter()
+        .map(|host| own(checked, host))
+        .chain(checked.servers.iter().map(paragraph))
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+fn own(checked: &Checked, host: &Certificate) -> String {
+    let mut lines = vec![
+        ("this host", Cell::from(&host.subject)),
+        ("good until", checked.host_good_until.as_deref().unwrap_or(&host.not_after).into()),
+    ];
+    lines.extend(checked.warning.as_deref().map(|warning| ("warning", Cell::styled(warning, WAITING))));
+    fields(&lines)
 }
 
 fn paragraph(server: &KeyServer) -> String {

@@ -29,6 +29,26 @@ pub struct SecretSource {
     passphrase_fd: Option<RawFd>,
 }
 
+/// Where a new passphrase or key comes from, beside that of now. Without an option it is asked for on the terminal, twice.
+#[derive(Debug, Args)]
+#[group(multiple = false)]
+pub struct NewSecretSource {
+    /// Take the new key from FILE, every byte of it, or from standard input ('-')
+    #[arg(long, value_name = "FILE", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    new_key_file: Option<String>,
+    /// Take the new passphrase from descriptor N: one line, without its newline
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = values::number::<i32>(0..=1_048_575))]
+    new_passphrase_fd: Option<RawFd>,
+}
+
+impl NewSecretSource {
+    /// Reads the secret of `what`.
+    pub fn read(self, what: &str) -> Result<Secret, Failure> {
+        SecretSource { key_file: self.new_key_file, passphrase_fd: self.new_passphrase_fd }
+            .read(Ask::New(what))
+    }
+}
+
 /// Whether a passphrase is to be chosen or to be known.
 #[derive(Clone, Copy, Debug)]
 pub enum Ask<'a> {

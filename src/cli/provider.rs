@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 
 use super::key_servers::{self, Check, Kmip};
 use super::output::{BAD, Cell, GOOD, WAITING, table};
-use super::passphrase::{Ask, SecretSource};
+use super::passphrase::{Ask, NewSecretSource, SecretSource};
 use super::provider_set::Set;
 use super::session::{Daemon, Session};
 use super::{help, values};
@@ -23,6 +23,7 @@ pub enum Provider {
     Remove(Remove),
     Default(Default),
     Unlock(Unlock),
+    Passphrase(Passphrase),
     Lock(Lock),
     Check(Check),
 }
@@ -84,6 +85,22 @@ pub struct Unlock {
     secret: SecretSource,
 }
 
+/// Seal a native provider's keys by another passphrase or key file
+///
+/// Asks for the passphrase of now and twice for the new one, unless options say where they are. The keys stay the same,
+/// and so do copies of the file that were made before: the old passphrase opens those. Where it is no longer secret, move the
+/// volumes to another provider with 'blkseal rekey'.
+#[derive(Debug, Args)]
+#[command(after_long_help = help::examples(help::PROVIDER_PASSPHRASE))]
+pub struct Passphrase {
+    /// Its name
+    name: Name,
+    #[command(flatten)]
+    secret: SecretSource,
+    #[command(flatten)]
+    new_secret: NewSecretSource,
+}
+
 /// Wipe a provider's keys from the daemon's memory; live volumes do not notice
 #[derive(Debug, Args)]
 pub struct Lock {
@@ -115,6 +132,7 @@ impl Provider {
                 output.answer(&done, |_| format!("key provider {name} is the default\n"))
             }
             Self::Unlock(unlock) => output.answer(&unlock.unlock(&mut daemon)?, sentence),
+            Self::Passphrase(passphrase) => output.answer(&passphrase.change(&mut daemon)?, resealed),
             Self::Lock(Lock { name }) => {
                 output.answer(&daemon.call(&control::ProviderLock { name })?, sentence)
             }
@@ -136,15 +154,31 @@ impl Native {
     }
 }
 
+/// Nobody is asked for the passphrase of what is not there.
+fn check_is_there(daemon: &mut Daemon, name: &Name) -> Result<(), Failure> {
+    let Providers { providers } = daemon.call(&control::ProviderList {})?;
+    if providers.iter().all(|provider| provider.name != *name) {
+        let failure = Failure::new(FailureKind::NotFound, format!("there is no key provider {name}"));
+        return Err(failure.hint("'blkseal provider list' shows them all"));
+    }
+    Ok(())
+}
+
+impl Passphrase {
+    fn change(self, daemon: &mut Daemon) -> Result<control::Provider, Failure> {
+        let name = self.name;
+        check_is_there(daemon, &name)?;
+        let what = format!("key provider {name}");
+        let (old, new) = (self.secret.read(Ask::Known(&what))?, self.new_secret.read(&what)?);
+        let call = control::ProviderReseal { name, secret: SecretFd(0), new_secret: SecretFd(1) };
+        daemon.call_slow("sealing the keys", &call, &[&old, &new])
+    }
+}
+
 impl Unlock {
     fn unlock(self, daemon: &mut Daemon) -> Result<control::Provider, Failure> {
         let name = self.name;
-        // Nobody is asked for the passphrase of what is not there.
-        let Providers { providers } = daemon.call(&control::ProviderList {})?;
-        if providers.iter().all(|provider| provider.name != name) {
-            let failure = Failure::new(FailureKind::NotFound, format!("there is no key provider {name}"));
-            return Err(failure.hint("'blkseal provider list' shows them all"));
-        }
+        check_is_there(daemon, &name)?;
         let secret = self.secret.read(Ask::Known(&format!("key provider {name}")))?;
         let call = control::ProviderUnlock { name, secret: SecretFd(0) };
         daemon.call_slow("deriving the key", &call, &[&secret])
@@ -158,6 +192,13 @@ fn added(provider: &control::Provider) -> String {
 
 fn changed(provider: &control::Provider) -> String {
     format!("key provider {} has its new settings and is {}\n", provider.name, word(provider.availability))
+}
+
+fn resealed(provider: &control::Provider) -> String {
+    format!(
+        "key provider {} is sealed by the new passphrase or key file; the old one opens copies of its file that were made before\n",
+        provider.name
+    )
 }
 
 fn sentence(provider: &control::Provider) -> String {

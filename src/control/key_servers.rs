@@ -124,11 +124,17 @@ pub struct ProviderCheck {
     pub name: Name,
 }
 
-/// Every server of a provider, the preferred one first.
+/// Every server of a provider, the preferred one first, and what they are shown of this host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Checked {
     /// The servers.
     pub servers: Vec<KeyServer>,
+    /// This host's certificate.
+    pub host: Option<Certificate>,
+    /// When the first certificate of its chain ends, `2026-01-31T12:00:00Z`.
+    pub host_good_until: Option<String>,
+    /// That this is near.
+    pub warning: Option<String>,
 }
 
 /// A key server as it was found.

@@ -36,6 +36,7 @@ interface! {
         ProviderRemove -> Nothing,
         ProviderSetDefault -> Nothing,
         ProviderUnlock -> Provider,
+        ProviderReseal -> Provider,
         ProviderLock -> Provider,
         KekList -> Keks,
         KekShow -> Kek,
@@ -170,6 +171,19 @@ pub struct ProviderRemove {
 pub struct ProviderSetDefault {
     /// Which one.
     pub name: Name,
+}
+
+/// Seals a native provider's file by another passphrase or key file. Its KEKs stay, and so do copies of the file that were made
+/// before, which the old one opens.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProviderReseal {
+    /// Which one.
+    pub name: Name,
+    /// The passphrase, or the content of the key file, of now.
+    pub secret: SecretFd,
+    /// The one from then on.
+    pub new_secret: SecretFd,
 }
 
 /// Takes a provider's KEKs into the daemon's locked memory.

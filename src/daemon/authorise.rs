@@ -9,8 +9,8 @@ use super::roles::Roles;
 use crate::control::{
     Adopt, Close, Create, Erase, Events, Failure, FailureKind, Forget, GetVersion, KekActivate, KekCreate,
     KekDestroy, KekList, KekRevoke, KekShow, List, Method, Open, OpenTarget, Peer, Ping, ProviderAdd,
-    ProviderAddKmip, ProviderCheck, ProviderList, ProviderLock, ProviderMeet, ProviderRemove, ProviderSet,
-    ProviderSetDefault, ProviderUnlock, RecoveryAdd, RecoveryRemove, Rekey, Release, Status,
+    ProviderAddKmip, ProviderCheck, ProviderList, ProviderLock, ProviderMeet, ProviderRemove, ProviderReseal,
+    ProviderSet, ProviderSetDefault, ProviderUnlock, RecoveryAdd, RecoveryRemove, Rekey, Release, Status,
 };
 
 /// What a method takes.
@@ -28,7 +28,7 @@ pub(super) struct Rule {
 /// To open a volume that this host does not know takes [`Privilege::Register`] besides, to choose how its device works
 /// [`Privilege::Tune`]; to remove the passphrases of one that is adopted, [`Privilege::Decrypt`]; to let the KEK go of one that is
 /// to be forgotten, [`Privilege::ManageKeys`].
-const RULES: [Rule; 32] = [
+const RULES: [Rule; 33] = [
     rule::<Ping>("ping", Privilege::Look),
     rule::<GetVersion>("status", Privilege::Look),
     rule::<ProviderAdd>("provider add", Privilege::ManageKeyServers),
@@ -40,6 +40,7 @@ const RULES: [Rule; 32] = [
     rule::<ProviderRemove>("provider remove", Privilege::ManageKeyServers),
     rule::<ProviderSetDefault>("provider default", Privilege::ManageKeyServers),
     rule::<ProviderUnlock>("provider unlock", Privilege::ManageKeys),
+    rule::<ProviderReseal>("provider passphrase", Privilege::ManageKeyServers),
     rule::<ProviderLock>("provider lock", Privilege::ManageKeys),
     rule::<KekList>("kek list", Privilege::Look),
     rule::<KekShow>("kek show", Privilege::Look),

@@ -42,9 +42,15 @@ impl Daemon {
     pub(super) fn provider_check(&self, name: &Name) -> Result<Checked, Failure> {
         let name = provider_name(name)?;
         let config = self.kmip_config(&name)?;
-        let reports =
-            kmip::check(&config).map_err(|source| ProviderError::Kmip { provider: name.clone(), source })?;
-        Ok(Checked { servers: reports.into_iter().map(key_server).collect() })
+        let unusable = |source| ProviderError::Kmip { provider: name.clone(), source };
+        let host = kmip::host_certificate(&config).map_err(unusable)?;
+        let reports = kmip::check(&config).map_err(unusable)?;
+        Ok(Checked {
+            servers: reports.into_iter().map(key_server).collect(),
+            host: host.as_ref().map(|host| certificate(&host.info)),
+            host_good_until: host.as_ref().map(|host| kmip::date(host.good_until)),
+            warning: host.and_then(|host| host.warning),
+        })
     }
 
     /// The certificates of servers that are not trusted yet.

@@ -11,6 +11,7 @@
 //! | `looks` | questions to disks and workers that may hang, without waiting for them |
 //! | `headers` | volumes' headers, looked at through those |
 //! | `ages` | KEKs that get too old to be kept |
+//! | `certificates` | this host's certificates, which are told of before they end |
 //! | `supervise` | workers that died are replaced, workers that an earlier daemon started are adopted |
 //! | `worker`, `process` | a worker as seen from here |
 //! | `claimed` | a volume's backing as the daemon holds it |
@@ -26,6 +27,7 @@
 mod adopt;
 mod ages;
 mod authorise;
+mod certificates;
 mod claimed;
 mod devices;
 mod event_log;

@@ -79,6 +79,19 @@ impl Daemon {
         self.provider(&name)
     }
 
+    /// Has another passphrase or key file seal a provider's file, which is unlocked after that.
+    pub(super) fn provider_reseal(
+        self: &Arc<Self>,
+        name: &Name,
+        old: &Secret,
+        new: &Secret,
+    ) -> Result<Provider, Failure> {
+        let name = provider_name(name)?;
+        self.providers().get(&name)?.change_secret(old, new)?;
+        self.go_on_with(&name);
+        self.provider(&name)
+    }
+
     pub(super) fn provider_lock(&self, name: &Name) -> Result<Provider, Failure> {
         let name = provider_name(name)?;
         self.providers().get(&name)?.lock();

@@ -76,6 +76,10 @@ impl Daemon {
                 let secret = secrets.take(call.secret)?;
                 reply(self.provider_unlock(&call.name, &secret))
             }
+            Calls::ProviderReseal(call) => {
+                let (old, new) = (secrets.take(call.secret)?, secrets.take(call.new_secret)?);
+                reply(self.provider_reseal(&call.name, &old, &new))
+            }
             Calls::ProviderLock(call) => reply(self.provider_lock(&call.name)),
             Calls::KekList(call) => reply(self.kek_list(call.provider.as_ref())),
             Calls::KekShow(call) => reply(self.kek_show(&call.provider, &call.kek_id)),
@@ -147,6 +151,7 @@ impl Daemon {
             Calls::ProviderRemove(call) => provider(&call.name),
             Calls::ProviderSetDefault(call) => provider(&call.name),
             Calls::ProviderUnlock(call) => provider(&call.name),
+            Calls::ProviderReseal(call) => provider(&call.name),
             Calls::ProviderLock(call) => provider(&call.name),
             Calls::KekShow(call) => kek(&call.provider, &call.kek_id),
             Calls::KekActivate(call) => kek(&call.provider, &call.kek_id),

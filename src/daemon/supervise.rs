@@ -177,6 +177,7 @@ impl Daemon {
         });
         self.delete_old_orphans();
         self.watch_age_of_keks();
+        self.watch_certificates();
         self.take_over_wishes();
         let devices = self.devices();
         links::clean(&self.options.dev_dir, |name| {

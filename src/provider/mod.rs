@@ -89,6 +89,12 @@ pub trait KeyProvider: Send + Sync {
     /// Fails with [`ProviderError::NothingToUnlock`] where the kind needs no such secret.
     fn unlock(&self, secret: &Secret) -> Result<(), ProviderError>;
 
+    /// Has the secret `new` make it ready from now on in place of `old`, and makes it ready.
+    /// Fails with [`ProviderError::NothingToUnlock`] where the kind needs no such secret.
+    fn change_secret(&self, _old: &Secret, _new: &Secret) -> Result<(), ProviderError> {
+        Err(ProviderError::NothingToUnlock(self.name().clone()))
+    }
+
     /// Wipes every key byte that the provider holds in memory.
     fn lock(&self);
 }

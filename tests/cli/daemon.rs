@@ -143,12 +143,22 @@ impl Service for Script {
                 let met = |server| MetCertificate { server, certificate: certificate() };
                 Ok(json!(Met { certificates: servers.into_iter().map(met).collect() }))
             }
-            DaemonCalls::ProviderCheck(_) => Ok(json!(Checked { servers: vec![serving(), failing()] })),
+            DaemonCalls::ProviderCheck(_) => Ok(json!(Checked {
+                servers: vec![serving(), failing()],
+                host: Some(Certificate { subject: "CN=vm-host-7".into(), ..certificate() }),
+                host_good_until: Some("2026-12-31T00:00:00Z".into()),
+                warning: None,
+            })),
             DaemonCalls::ProviderList(_) => {
                 Ok(json!(Providers { providers: vec![provider("lab"), provider("office")] }))
             }
             DaemonCalls::ProviderUnlock(call) => {
                 self.keep(&mut secrets, call.secret)?;
+                Ok(json!(Provider { availability: Availability::Ready, ..provider(call.name.as_str()) }))
+            }
+            DaemonCalls::ProviderReseal(call) => {
+                self.keep(&mut secrets, call.secret)?;
+                self.keep(&mut secrets, call.new_secret)?;
                 Ok(json!(Provider { availability: Availability::Ready, ..provider(call.name.as_str()) }))
             }
             DaemonCalls::ProviderLock(call) => {

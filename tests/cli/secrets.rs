@@ -92,6 +92,25 @@ fn a_key_file_may_be_the_output_of_a_command() {
 }
 
 #[test]
+fn a_passphrase_is_changed_by_the_old_one_and_the_new_one() {
+    let daemon = Daemon::start();
+    let dir = tempfile::tempdir().unwrap();
+    let old = key_file(dir.path(), b"the old one");
+    let status = Command::new("bash")
+        .args([
+            "-c",
+            "\"$0\" provider passphrase lab --key-file \"$1\" --new-passphrase-fd 3 3<<<'the new one'",
+            env!("CARGO_BIN_EXE_blkseal"),
+        ])
+        .arg(&old)
+        .env("BLKSEAL_SOCKET", &daemon.socket)
+        .stdout(Stdio::null())
+        .status();
+    assert!(status.unwrap().success());
+    assert_eq!(daemon.secrets(), [b"the old one".to_vec(), b"the new one".to_vec()]);
+}
+
+#[test]
 fn secrets_that_cannot_be_are_refused_before_the_call() {
     let daemon = Daemon::start();
     let dir = tempfile::tempdir().unwrap();

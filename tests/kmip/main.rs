@@ -25,4 +25,5 @@ mod proxy;
 mod replicas;
 mod support;
 mod trust;
+mod types;
 mod unwell;

@@ -8,7 +8,8 @@ use crate::control::{
     Adopt, Close, Create, DaemonCalls, Erase, Events, FailureKind, Forget, GetVersion, Interface,
     KekActivate, KekCreate, KekDestroy, KekList, KekRevoke, KekShow, List, Method, Open, OpenTarget, Ping,
     ProviderAdd, ProviderAddKmip, ProviderCheck, ProviderList, ProviderLock, ProviderMeet, ProviderRemove,
-    ProviderSet, ProviderSetDefault, ProviderUnlock, RecoveryAdd, RecoveryRemove, Rekey, Release, Status,
+    ProviderReseal, ProviderSet, ProviderSetDefault, ProviderUnlock, RecoveryAdd, RecoveryRemove, Rekey,
+    Release, Status,
 };
 
 /// A value of every field that the description names.
@@ -97,6 +98,7 @@ fn the_daemons_description_is_what_its_types_are() {
         check::<I, ProviderRemove>(),
         check::<I, ProviderSetDefault>(),
         check::<I, ProviderUnlock>(),
+        check::<I, ProviderReseal>(),
         check::<I, ProviderLock>(),
         check::<I, KekList>(),
         check::<I, KekShow>(),

@@ -2,7 +2,7 @@
 
 use super::key_servers::{add, at, support};
 use super::*;
-use crate::control::{KekCreate, KekDestroy, KekRevoke};
+use crate::control::{Events, KekCreate, KekDestroy, KekRevoke, ProviderReseal};
 use support::Pki;
 use support::store::{Store, StoredKey};
 
@@ -16,6 +16,40 @@ fn a_pipe_is_no_key_file() {
     assert!(failure.message.contains("pipe") && failure.message.contains("not a regular file"), "{failure}");
     assert_eq!(host.call(&ProviderList {}).unwrap().providers.len(), 1);
     assert_eq!(host.call(&Status { volume: "vol".into() }).unwrap().state, VolumeState::Unlocked);
+}
+
+#[test]
+fn a_passphrase_is_changed_and_the_volumes_stay() {
+    let mut host = Host::with_provider();
+    host.create("vol", host.image("disk")).unwrap();
+    let change = |host: &mut Host, old: &str, new: &str| {
+        let name = "office".parse().unwrap();
+        let call = ProviderReseal { name, secret: SecretFd(0), new_secret: SecretFd(1) };
+        host.client.call(&call, &[&secret(old), &secret(new)])
+    };
+    let file = host.path("state/office.keys");
+    let before = fs::read(&file).unwrap();
+    assert_eq!(change(&mut host, "not sesame", "other").unwrap_err().kind, FailureKind::WrongKey);
+    assert_eq!(fs::read(&file).unwrap(), before, "nothing changes for who does not know the old one");
+    assert_eq!(change(&mut host, "sesame", "another").unwrap().availability, Availability::Ready);
+    host.restart();
+    assert_eq!(host.unlock("office", "sesame").unwrap_err().kind, FailureKind::WrongKey);
+    host.unlock("office", "another").unwrap();
+    assert_eq!(host.status("vol").state, VolumeState::Unlocked);
+    let recovery = RecoveryAdd { volume: "vol".into(), secret: SecretFd(0) };
+    host.client.call(&recovery, &[&secret("rescue")]).unwrap();
+    // A locked one is unlocked by it, and what waited for it goes on.
+    host.call(&ProviderLock { name: "office".parse().unwrap() }).unwrap();
+    host.want("vol");
+    change(&mut host, "another", "sesame").unwrap();
+    host.wait_until("the volume is live", |host| host.status("vol").state == VolumeState::Live);
+    let events = host.call(&Events::default()).unwrap().events;
+    let results: Vec<_> = events
+        .iter()
+        .filter(|event| event.verb == "provider passphrase")
+        .map(|event| &event.result)
+        .collect();
+    assert_eq!(results, ["WrongKey", "ok", "ok"]);
 }
 
 #[test]

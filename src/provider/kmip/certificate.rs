@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use x509_cert::der::Decode;
+use x509_cert::der::{Decode, Encode};
 
 use super::one_line;
 
@@ -99,6 +99,23 @@ impl CertificateInfo {
             fingerprint: Fingerprint::of(der),
         })
     }
+}
+
+/// The type of the key in this DER, of a private key or a certificate, where it is one that rustls on ring has nothing for.
+pub(super) fn unusable_key(der: &[u8]) -> Option<&'static str> {
+    const TYPES: [(&str, &[u8]); 4] = [
+        ("P-521", b"\x06\x05\x2b\x81\x04\x00\x23"),
+        ("secp256k1", b"\x06\x05\x2b\x81\x04\x00\x0a"),
+        ("Ed448", b"\x06\x03\x2b\x65\x71"),
+        ("DSA", b"\x06\x07\x2a\x86\x48\xce\x38\x04\x01"),
+    ];
+    // The signature's algorithm in a certificate says nothing of its own key.
+    let key = x509_cert::Certificate::from_der(der)
+        .ok()
+        .and_then(|certificate| certificate.tbs_certificate().subject_public_key_info().to_der().ok());
+    let key = key.as_deref().unwrap_or(der);
+    let has = |oid: &[u8]| key.windows(oid.len()).any(|window| window == oid);
+    TYPES.into_iter().find(|(_, oid)| has(oid)).map(|(name, _)| name)
 }
 
 /// A moment as people read it, to the second, in UTC.

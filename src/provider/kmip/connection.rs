@@ -247,6 +247,7 @@ fn tls_fault(error: rustls::Error) -> Fault {
             | AlertDescription::UnsupportedCertificate
             | AlertDescription::AccessDenied),
         ) => Fault::Unaccepted(format!("{alert:?}")),
+        Error::AlertReceived(AlertDescription::HandshakeFailure) => Fault::NothingInCommon,
         error => Fault::Tls(one_line(&error.to_string())),
     }
 }
@@ -265,6 +266,11 @@ fn certificate_problem(problem: &CertificateError) -> String {
             "is for another name".into()
         }
         CertificateError::Revoked => "is revoked".into(),
+        CertificateError::UnsupportedSignatureAlgorithmContext { .. }
+        | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
+            "is signed, or its authority's is, by a key or a hash of a type that blkseal cannot check, as P-521 and SHA-1 are"
+                .into()
+        }
         other => format!("is not valid: {}", one_line(&other.to_string())),
     }
 }

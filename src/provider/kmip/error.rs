@@ -43,6 +43,22 @@ pub enum ConfigError {
         /// What is wrong.
         problem: String,
     },
+    /// A key is of a type that this host has nothing for.
+    #[error("{} holds a {what}, which blkseal cannot use", path.display())]
+    KeyType {
+        /// The file.
+        path: PathBuf,
+        /// What it holds, and of which type it is, in words.
+        what: String,
+    },
+    /// This host's certificate, or one of its chain, is not good now. It may be renewed at any time.
+    #[error("the client certificate {} {problem}", path.display())]
+    Dates {
+        /// The file.
+        path: PathBuf,
+        /// Whose it is, and since or until when it is not good.
+        problem: String,
+    },
     /// A file with a secret is open to others.
     #[error("{what} {} can be read by others than its owner (mode {mode:03o})", path.display())]
     Exposed {
@@ -79,6 +95,12 @@ impl ConfigError {
             }
             Self::Content { .. } => {
                 "put a file in PEM there: each certificate or key between its BEGIN and END lines"
+            }
+            Self::KeyType { .. } => {
+                "use keys of type ECDSA P-256 or P-384, Ed25519, or RSA with 2048 bits or more, without a passphrase"
+            }
+            Self::Dates { .. } => {
+                "have it renewed by who signed it, and put it in its place; check this host's clock, too"
             }
             Self::Exposed { .. } => "let only its owner read it: chmod 600",
             Self::Owner { .. } => "make it root's: chown root",
@@ -118,6 +140,9 @@ pub enum Fault {
     /// It does not accept our certificate.
     #[error("it does not accept this host's certificate: {0}")]
     Unaccepted(String),
+    /// The server found nothing in common: no cipher, or no type of key.
+    #[error("TLS failed: it has no cipher, or no type of key, in common with blkseal")]
+    NothingInCommon,
     /// TLS failed in another way.
     #[error("TLS failed: {0}")]
     Tls(String),
@@ -247,6 +272,10 @@ impl Fault {
             }
             Self::Proxy { .. } => {
                 "have the proxy allow CONNECT to the key server's address and port, or do without --proxy"
+            }
+            Self::NothingInCommon => {
+                "have the server offer TLS 1.2 or 1.3 with ECDHE and AES-GCM or ChaCha20, and a certificate with a key of type \
+                 ECDSA P-256 or P-384, Ed25519 or RSA; P-521 is none of them"
             }
             Self::Tls(_) => {
                 "check that the port is that of KMIP, 5696 as a rule, and that the server speaks TLS 1.2 or 1.3"

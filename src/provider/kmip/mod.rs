@@ -9,6 +9,7 @@
 //! | `session` | one conversation with one server |
 //! | `health`, `cluster` | which server is asked, what happens when it fails |
 //! | `cache` | KEKs in locked memory |
+//! | `own` | this host's certificate, key and authorities, and whether they can be used |
 //! | `check`, `meet` | what people are shown of servers |
 //!
 //! The way of a KEK: TLS decrypts it in a buffer of rustls, from there it is read into a buffer that is wiped, from that
@@ -26,6 +27,7 @@ mod error;
 mod health;
 mod meet;
 pub mod messages;
+mod own;
 mod session;
 mod tls;
 pub mod ttlv;
@@ -40,6 +42,7 @@ pub use cluster::{KmipEvent, Observer};
 pub use config::{DEFAULT_GROUP, KmipConfig, Limits, MAX_SERVERS, Trust};
 pub use error::{ConfigError, Fault, ServerError};
 pub use meet::meet;
+pub use own::{HostCertificate, host_certificate};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};

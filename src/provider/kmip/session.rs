@@ -7,10 +7,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use rustls::ClientConfig;
 use ublk_targets::secret::{Kek, scrub_stack};
 
+use super::certificate::unusable_key;
 use super::connection::Connection;
 use super::messages::{self, AnswerError, Attributes, Credential, Operation, Query, Reason, Version};
 use super::ttlv::{Encoder, Structure};
-use super::{CertificateInfo, ConfigError, Fault, KmipConfig, ServerAddress, tls};
+use super::{CertificateInfo, ConfigError, Fault, KmipConfig, Limits, ServerAddress, meet, own, tls};
 use crate::provider::{KekId, Revocation};
 
 /// More than the deepest frame below a read from TLS uses.
@@ -32,7 +33,7 @@ impl<'a> Dialer<'a> {
         config.check()?;
         let credential = match (&config.user, &config.password_file) {
             (Some(user), Some(file)) => {
-                Some(Credential { user: user.clone(), password: tls::password(file)? })
+                Some(Credential { user: user.clone(), password: own::password(file)? })
             }
             _ => None,
         };
@@ -43,10 +44,29 @@ impl<'a> Dialer<'a> {
         limit.min(self.until.saturating_duration_since(Instant::now()))
     }
 
+    /// `fault`, or, where the server ended the handshake because it found nothing in common, what its certificate has to do
+    /// with that.
+    fn explained(&self, server: &ServerAddress, fault: Fault) -> Fault {
+        if !matches!(fault, Fault::NothingInCommon) {
+            return fault;
+        }
+        let limits = Limits {
+            connect: self.at_most(self.config.limits.connect()).as_millis() as u64,
+            ..self.config.limits
+        };
+        let met = meet::shown(server, self.config.proxy.as_ref(), &limits);
+        match met.ok().and_then(|der| unusable_key(&der)) {
+            Some(kind) => Fault::Certificate(format!("has a key of type {kind}, which blkseal cannot check")),
+            None => fault,
+        }
+    }
+
     /// Connects to `server` and agrees on a version with it.
     pub fn session(&self, server: &ServerAddress) -> Result<Session<'_>, Fault> {
         let limit = self.at_most(self.config.limits.connect());
-        let connection = Connection::open(server, self.config.proxy.as_ref(), Arc::clone(&self.tls), limit)?;
+        let proxy = self.config.proxy.as_ref();
+        let connection = Connection::open(server, proxy, Arc::clone(&self.tls), limit)
+            .map_err(|fault| self.explained(server, fault))?;
         let mut session = Session { dialer: self, connection, version: Version::FIRST, offered: Vec::new() };
         session.agree_on_version()?;
         Ok(session)

@@ -3,42 +3,23 @@
 //! ring rather than AWS-LC: it builds with a C compiler alone, and all that it allocates comes from Rust's allocator,
 //! so that the daemon's, which wipes what is freed, sees it.
 
-use std::fs::File;
-use std::io::{self, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use nix::unistd::geteuid;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
-use ublk_targets::secret::Secret;
-use zeroize::Zeroizing;
 
-use super::error::PASSWORD;
+use super::own::{self, AUTHORITY, CERTIFICATE, KEY, content};
 use super::{CertificateInfo, ConfigError, Fingerprint, KmipConfig, Trust};
-use crate::atomic_file;
-
-/// Bytes that a file with certificates or a key has at most.
-const FILE_LIMIT: u64 = 1 << 20;
-/// Bytes that a password has at most.
-const PASSWORD_LIMIT: u64 = 1024;
-
-const CERTIFICATE: &str = "client certificate";
-const KEY: &str = "client key";
-const AUTHORITY: &str = "certificate authority file";
 
 /// How to talk to the servers of `config`. Its files are read at each call, so that renewed certificates are used.
 pub(super) fn client_config(config: &KmipConfig) -> Result<Arc<ClientConfig>, ConfigError> {
     let provider = Arc::new(ring::default_provider());
     let verifier = verifier(&config.trust, &provider)?;
-    let chain = certificates(CERTIFICATE, &config.certificate)?;
-    let key = private_key(&config.key)?;
+    let (chain, key) = (own::chain(config)?, own::private_key(&config.key)?);
     let unusable = |error: Error| content(CERTIFICATE, &config.certificate, error);
     let mut client = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -50,6 +31,7 @@ pub(super) fn client_config(config: &KmipConfig) -> Result<Arc<ClientConfig>, Co
             Error::InconsistentKeys(_) => {
                 content(KEY, &config.key, "it is not that of the client certificate")
             }
+            Error::General(problem) => content(KEY, &config.key, problem),
             error => unusable(error),
         })?;
     // Each connection is a full handshake: no ticket, and so no key of an earlier session, is kept.
@@ -78,7 +60,7 @@ fn verifier(
         Trust::Pins(pins) => Ok(Arc::new(Pinned { pins: pins.clone(), provider: Arc::clone(provider) })),
         Trust::Ca(path) => {
             let mut roots = RootCertStore::empty();
-            for certificate in certificates(AUTHORITY, path)? {
+            for certificate in own::authorities(path)? {
                 roots.add(certificate).map_err(|error| content(AUTHORITY, path, error))?;
             }
             WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))
@@ -187,66 +169,10 @@ impl ServerCertVerifier for Meeting {
         Err(CertificateError::ApplicationVerificationFailure.into())
     }
 
+    /// More than are supported, so that a server shows its certificate whatever key it has.
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
+        let mut schemes = self.provider.signature_verification_algorithms.supported_schemes();
+        schemes.extend([SignatureScheme::ECDSA_NISTP521_SHA512, SignatureScheme::ED448]);
+        schemes
     }
-}
-
-fn certificates(what: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, ConfigError> {
-    let pem = atomic_file::read_limited(path, FILE_LIMIT).map_err(|source| ConfigError::File {
-        what,
-        path: path.to_owned(),
-        source,
-    })?;
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
-    match found {
-        Ok(found) if found.is_empty() => Err(content(what, path, "it holds no certificate in PEM")),
-        Ok(found) => Ok(found),
-        Err(error) => Err(content(what, path, error)),
-    }
-}
-
-fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, ConfigError> {
-    let pem = read_private(KEY, path, FILE_LIMIT)?;
-    PrivateKeyDer::from_pem_slice(&pem).map_err(|error| content(KEY, path, error))
-}
-
-/// The first line of a password file.
-pub(super) fn password(path: &Path) -> Result<Secret, ConfigError> {
-    let bytes = read_private(PASSWORD, path, PASSWORD_LIMIT)?;
-    let line = bytes.split(|&byte| byte == b'\n').next().unwrap_or_default();
-    if line.is_empty() || str::from_utf8(line).is_err() {
-        return Err(content(PASSWORD, path, "its first line is empty or not UTF-8"));
-    }
-    let mut secret = Secret::zeroed(line.len())?;
-    secret.expose_mut().copy_from_slice(line);
-    Ok(secret)
-}
-
-/// Reads a file that nobody but its owner, root or the user of this process, may read, into memory that is wiped.
-fn read_private(what: &'static str, path: &Path, limit: u64) -> Result<Zeroizing<Vec<u8>>, ConfigError> {
-    let failed = |source| ConfigError::File { what, path: path.to_owned(), source };
-    // Nothing waits for a writer where the path is that of a pipe.
-    let mut options = File::options();
-    let file = options.read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(failed)?;
-    let metadata = file.metadata().map_err(failed)?;
-    let (owner, mode) = (metadata.uid(), metadata.mode() & 0o777);
-    // Who owns it can change it, and let himself read what is written to it later.
-    if ![0, geteuid().as_raw()].contains(&owner) {
-        return Err(ConfigError::Owner { what, path: path.to_owned(), owner });
-    }
-    if mode & 0o077 != 0 {
-        return Err(ConfigError::Exposed { what, path: path.to_owned(), mode });
-    }
-    if !metadata.is_file() || metadata.len() > limit {
-        return Err(content(what, path, format!("it is not a file of at most {limit} bytes")));
-    }
-    // All of the room at once: a vector that grows leaves copies behind.
-    let mut bytes = Zeroizing::new(vec![0; metadata.len() as usize]);
-    (&file).read_exact(&mut bytes).map_err(|error: io::Error| failed(error))?;
-    Ok(bytes)
-}
-
-fn content(what: &'static str, path: &Path, problem: impl ToString) -> ConfigError {
-    ConfigError::Content { what, path: path.to_owned(), problem: super::one_line(&problem.to_string()) }
 }

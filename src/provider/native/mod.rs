@@ -69,18 +69,6 @@ impl NativeProvider {
         &self.path
     }
 
-    /// Seals the file by `new` instead of `old`. The KEKs stay as they are, and so does the root: who has an old copy
-    /// of the file and the old secret still has them.
-    pub fn change_secret(&self, old: &Secret, new: &Secret, cost: KdfCost) -> Result<(), ProviderError> {
-        let _one_at_a_time = self.changing();
-        let (mut file, root) = self.open_with(old)?;
-        (file.salt, file.wrapped_root) = root.sealed_by(new, cost)?;
-        file.cost = cost;
-        root.save(&self.path, &file)?;
-        *self.root() = Some(Arc::new(root));
-        Ok(())
-    }
-
     fn root(&self) -> MutexGuard<'_, Option<Arc<Root>>> {
         // A panic elsewhere cannot have left the option half set.
         self.root.lock().unwrap_or_else(PoisonError::into_inner)
@@ -251,6 +239,17 @@ impl KeyProvider for NativeProvider {
 
     fn unlock(&self, secret: &Secret) -> Result<(), ProviderError> {
         let (_, root) = self.open_with(secret)?;
+        *self.root() = Some(Arc::new(root));
+        Ok(())
+    }
+
+    /// Seals the file by `new` instead of `old`. The KEKs stay as they are, and so does the root: who has an old copy
+    /// of the file and the old secret still has them.
+    fn change_secret(&self, old: &Secret, new: &Secret) -> Result<(), ProviderError> {
+        let _one_at_a_time = self.changing();
+        let (mut file, root) = self.open_with(old)?;
+        (file.salt, file.wrapped_root) = root.sealed_by(new, file.cost)?;
+        root.save(&self.path, &file)?;
         *self.root() = Some(Arc::new(root));
         Ok(())
     }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
@@ -66,18 +67,29 @@ impl Pki {
         self.leaf(name, &[], ExtendedKeyUsagePurpose::ClientAuth, 2099)
     }
 
+    /// One that is good between these two times, in seconds since 1970.
+    pub fn client_between(&self, name: &str, from: i64, until: i64) -> Leaf {
+        let since = date_time_ymd(1970, 1, 1);
+        let at = |seconds: i64| since + Duration::from_secs(seconds as u64);
+        let usage = ExtendedKeyUsagePurpose::ClientAuth;
+        let mut params = params(name, &[], usage);
+        (params.not_before, params.not_after) = (at(from), at(until));
+        self.sign(name, &params)
+    }
+
     /// A certificate for a server with these names, good until the start of `year`.
     pub fn server(&self, file: &str, names: &[&str], year: i32) -> Leaf {
         self.leaf(file, names, ExtendedKeyUsagePurpose::ServerAuth, year)
     }
 
     fn leaf(&self, name: &str, names: &[&str], usage: ExtendedKeyUsagePurpose, year: i32) -> Leaf {
-        let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
-        let mut params = CertificateParams::new(names).unwrap();
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.extended_key_usages = vec![usage];
+        let mut params = params(name, names, usage);
         params.not_before = date_time_ymd(2000, 1, 1);
         params.not_after = date_time_ymd(year, 1, 1);
+        self.sign(name, &params)
+    }
+
+    fn sign(&self, name: &str, params: &CertificateParams) -> Leaf {
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         let leaf = Leaf { certificate: self.certificate(name), key: self.key(name) };
@@ -85,6 +97,14 @@ impl Pki {
         write(&leaf.key, &key.serialize_pem(), 0o600);
         leaf
     }
+}
+
+fn params(name: &str, names: &[&str], usage: ExtendedKeyUsagePurpose) -> CertificateParams {
+    let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
+    let mut params = CertificateParams::new(names).unwrap();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.extended_key_usages = vec![usage];
+    params
 }
 
 pub fn write(path: &Path, content: &str, mode: u32) {

@@ -33,6 +33,7 @@ fn every_failure_of_a_server_says_what_to_do() {
         (Fault::Certificate("has expired".into()), "certificate's dates"),
         (Fault::Unaccepted("UnknownCA".into()), "accept this host's certificate"),
         (Fault::Tls("bad".into()), "TLS 1.2 or 1.3"),
+        (Fault::NothingInCommon, "P-521"),
         (Fault::Broken(broken()), "check the address"),
         (Fault::Version, "enable KMIP 1.4"),
         (Fault::Lacks(vec![Operation::Get]), "Create, Locate, Get, Get Attributes, Activate"),
@@ -67,6 +68,8 @@ fn everything_that_is_wrong_with_settings_says_what_to_do() {
         (content("client key"), "in PEM"),
         (content("password file"), "first line"),
         (ConfigError::Exposed { what: "client key", path: path(), mode: 0o644 }, "chmod 600"),
+        (ConfigError::KeyType { path: path(), what: "client key of type P-521".into() }, "P-384"),
+        (ConfigError::Dates { path: path(), problem: "ended".into() }, "renewed"),
         (ConfigError::Owner { what: "client key", path: path(), owner: 1000 }, "chown root"),
         (ConfigError::Memory(memory()), "LimitMEMLOCK"),
     ];
