@@ -13,6 +13,7 @@ use ublk_targets::device::{self, Layout};
 use super::Daemon;
 use super::authorise::Caller;
 use super::events::Action;
+use super::flush;
 use super::links;
 use super::process::Process;
 use super::volumes::{place, tell};
@@ -25,6 +26,8 @@ use crate::volume::{self, State, Unverified, VolumeError};
 
 /// How long a worker may take to end when its device was stopped.
 const END_LIMIT: Duration = Duration::from_secs(30);
+/// How long what was written to a device may take to reach its backing when it is closed.
+const FLUSH_LIMIT: Duration = Duration::from_secs(120);
 
 /// An open device: [`State::Live`] or [`State::Quiesced`].
 #[derive(Clone)]
@@ -140,10 +143,17 @@ impl Daemon {
         *action = Action { actor: action.actor, ..self.action_on(name.as_str(), action.verb) };
         let claim = volume::claim_unused(&name, &device.report.node)?;
         let flushed = match device.state {
-            State::Live => claim.sync_all(),
+            State::Live => flush::within(FLUSH_LIMIT, &claim),
             // Nobody is there who could write anything out.
             _ => Ok(()),
         };
+        if matches!(&flushed, Err(error) if error.kind() == io::ErrorKind::TimedOut) {
+            let message =
+                format!("volume {name} stays open: what was written to it does not reach its backing");
+            return Err(
+                Failure::new(FailureKind::Io, message).hint("close it once the backing answers again")
+            );
+        }
         self.end(&device, Some(claim))?;
         flushed.map(|()| Nothing {}).map_err(|error| {
             let message = format!("volume {name} is closed, but its last writes may be lost: {error}");
