@@ -14,6 +14,7 @@ use super::Daemon;
 use super::authorise::Caller;
 use super::claimed::Claimed;
 use super::events::Action;
+use super::flush;
 use super::links;
 use super::process::Process;
 use super::records::Record;
@@ -30,6 +31,8 @@ use crate::volume::{self, Known, State, Unverified, VolumeError};
 
 /// How long a worker may take to end when its device was stopped.
 const END_LIMIT: Duration = Duration::from_secs(30);
+/// How long what was written to a device may take to reach its backing when it is closed.
+const FLUSH_LIMIT: Duration = Duration::from_secs(120);
 
 /// An open device: [`State::Live`] or [`State::Quiesced`].
 #[derive(Clone)]
@@ -187,7 +190,14 @@ impl Daemon {
             return self.close_unserved(&name, &device, call.force);
         }
         let claim = volume::claim_unused(&name, &device.report.node)?;
-        let flushed = claim.sync_all();
+        let flushed = flush::within(FLUSH_LIMIT, &claim);
+        if matches!(&flushed, Err(error) if error.kind() == io::ErrorKind::TimedOut) {
+            let message =
+                format!("volume {name} stays open: what was written to it does not reach its backing");
+            return Err(
+                Failure::new(FailureKind::Io, message).hint("close it once the backing answers again")
+            );
+        }
         self.end(&device, Some(claim))?;
         flushed.map(|()| Closed::default()).map_err(|error| {
             let message = format!("volume {name} is closed, but its last writes may be lost: {error}");

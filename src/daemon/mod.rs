@@ -20,6 +20,7 @@
 //! | `turns` | one command at a time on a volume |
 //! | `wrapping` | no KEK is destroyed, and no provider removed, under a command that wraps by it |
 //! | `links` | `/dev/blkseal/NAME` |
+//! | `flush` | flushing what may hang |
 //! | `events` | a record of each change and refusal |
 //! | `event_log` | these records on disk: a bounded number of files of bounded size |
 //! | `history` | these records for who asks |
@@ -32,6 +33,7 @@ mod claimed;
 mod devices;
 mod event_log;
 mod events;
+mod flush;
 mod forget;
 mod headers;
 mod history;

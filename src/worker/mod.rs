@@ -35,6 +35,7 @@ const JOB_LIMIT: Duration = Duration::from_secs(30);
 
 /// Runs a worker on the job that comes over standard input, until its device is stopped.
 pub fn run() -> Result<(), Failure> {
+    confine::close_inherited().map_err(|error| system("close what was inherited", &error))?;
     logging::start();
     confine::from_the_start().map_err(|error| system("confine the worker", &error))?;
     let daemon = standard_input().map_err(|error| {
@@ -128,8 +129,11 @@ fn serve_target<T: Target>(
             log::error!("volume {}: its daemon ended meanwhile; so does its worker", worker.job.name);
             return false;
         }
+        // The device serves already: to end now would help nobody.
+        if let Err(error) = confine::for_serving() {
+            log::error!("volume {}: {}", worker.job.name, system("leave the host's files", &error));
+        }
         if let Err(error) = seccomp::allow_serving() {
-            // The device serves already: to end now would help nobody.
             log::error!("volume {}: {}", worker.job.name, Failure::from_error(FailureKind::System, &error));
         }
         std::thread::spawn(move || control::serve(&worker, &listener));

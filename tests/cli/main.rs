@@ -12,6 +12,7 @@ mod secrets;
 mod terminal;
 mod transcripts;
 mod trust;
+mod worker;
 
 use std::os::unix::process::CommandExt;
 use std::path::Path;

@@ -215,9 +215,85 @@ fn processes_are_confined() {
         let line = status.lines().find_map(|line| line.strip_prefix("CapBnd:")).unwrap().trim().to_owned();
         u64::from_str_radix(&line, 16).unwrap()
     };
+    // A worker sees no file of the host's, of this daemon's or of another volume's; and it has no descriptor but its own.
+    let root = format!("/proc/{worker}/root");
+    assert_eq!(
+        run(&format!("ls -A {root}")).split_whitespace().collect::<Vec<_>>(),
+        ["dev", "proc", "run", "sys"]
+    );
+    for place in ["dev", "proc", "sys"] {
+        assert_eq!(run(&format!("ls -A {root}/{place}")), "", "{place}");
+    }
+    // PF_MEMALLOC_NOIO of linux/sched.h: what they allocate never waits for writes to the devices that they serve.
+    for process in [worker, daemon] {
+        for task in fs::read_dir(format!("/proc/{process}/task")).unwrap() {
+            let stat = fs::read_to_string(task.unwrap().path().join("stat")).unwrap();
+            let flags: u64 = stat.rsplit(") ").next().unwrap().split(' ').nth(6).unwrap().parse().unwrap();
+            assert!(flags & 0x0008_0000 != 0, "a thread of {process} is no I/O flusher: {stat}");
+        }
+    }
     const CAP_SYS_ADMIN: u64 = 1 << 21; // linux/capability.h
     assert_eq!(capabilities(worker), CAP_SYS_ADMIN);
     assert_eq!(capabilities(daemon).count_ones(), 8);
+    volume.close();
+}
+
+/// Every descriptor of a process that leads to memory: its number, and what can be seen there.
+fn memory_behind_descriptors(pid: u32) -> Vec<(i32, Vec<u8>)> {
+    use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+    let opened = |call: libc::c_long, a: i64, b: i64| {
+        // SAFETY: both calls that are made take numbers and give a descriptor.
+        let fd = i32::try_from(unsafe { libc::syscall(call, a, b, 0) }).unwrap();
+        // SAFETY: the kernel has just given this descriptor to us alone.
+        (fd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(fd) })
+    };
+    let process = opened(libc::SYS_pidfd_open, pid.into(), 0).unwrap();
+    let entries = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+    let numbers = entries.map(|entry| entry.unwrap().file_name().to_str().unwrap().parse::<i32>().unwrap());
+    let mut found = Vec::new();
+    for number in numbers.collect::<Vec<_>>() {
+        let Some(fd) = opened(libc::SYS_pidfd_getfd, process.as_raw_fd().into(), number.into()) else {
+            continue;
+        };
+        let null = std::ptr::null_mut();
+        let (read, shared) = (libc::PROT_READ, libc::MAP_SHARED);
+        let length = File::from(fd.try_clone().unwrap()).metadata().map_or(0, |file| file.len() as usize);
+        // SAFETY: a new mapping, at a place that the kernel chooses.
+        let page = unsafe { libc::mmap(null, length.clamp(1, 1 << 16), read, shared, fd.as_raw_fd(), 0) };
+        if page != libc::MAP_FAILED && length > 0 {
+            // SAFETY: the mapping has that many bytes, within the file, and stays until this process ends.
+            let bytes = unsafe { std::slice::from_raw_parts(page.cast::<u8>(), length.min(1 << 16)) };
+            found.push((number, bytes.to_vec()));
+        }
+    }
+    found
+}
+
+/// Three system calls that gave root every key, where a descriptor of the key's pages stayed open.
+#[test]
+fn no_descriptor_leads_root_to_a_key() {
+    let host = Host::start();
+    let volume = host.create("handed", &host.image("backing", 32 << 20), &[]);
+    volume.add_recovery();
+    volume.open(&[]);
+    let (dek, kek) = (volume.dek(), kek(&host));
+    let keys = needles(&[("the DEK", &dek), ("the KEK", &kek)], &[]);
+    for (who, pid) in [("worker", volume.worker_pid()), ("daemon", host.daemon_pid())] {
+        for (number, bytes) in memory_behind_descriptors(pid) {
+            assert_clean(&format!("the {who}'s descriptor {number}"), &bytes, &keys);
+        }
+        // A key may be wrapped, or a schedule: no descriptor of secret memory is open at all.
+        let listed = run(&format!("ls -l /proc/{pid}/fd"));
+        assert!(!listed.contains("secretmem"), "{who}: {listed}");
+    }
+    // The search sees what is there.
+    let planted: Vec<u8> = (0..64u8).map(|n| n.wrapping_mul(73) ^ 0x35).collect();
+    // SAFETY: makes a new descriptor of a name that lives for the call.
+    let fd = unsafe { libc::memfd_create(c"planted".as_ptr(), 0) };
+    // SAFETY: the kernel has just given this descriptor to us alone.
+    let file: File = unsafe { std::os::fd::FromRawFd::from_raw_fd(fd) };
+    file.write_all_at(&planted, 0).unwrap();
+    assert!(memory_behind_descriptors(std::process::id()).iter().any(|(_, bytes)| *bytes == planted));
     volume.close();
 }
 
