@@ -1,6 +1,7 @@
 //! AES-KWP: AES key wrap with padding (NIST SP 800-38F, 6.3; RFC 5649).
 
 use aes_kw::{KeyInit, KwpAes256};
+use ublk_targets::cipher::scrub_registers;
 use ublk_targets::secret::{DEK_LEN, Dek, Kek, Secret, SecretError, scrub_stack};
 
 /// The name of the algorithm, as tokens carry it.
@@ -63,7 +64,8 @@ pub(super) fn unwrap_bytes(key: &[u8], wrapped: &[u8], len: usize) -> Result<Sec
     }
 }
 
-/// Runs `work` with `key` expanded on the stack, which `aes` wipes, and scrubs the copies that moves left there.
+/// Runs `work` with `key` expanded on the stack, which `aes` wipes, and scrubs what moves and rounds left there and in
+/// vector registers.
 fn with_cipher<T>(
     key: &[u8],
     work: impl FnOnce(&KwpAes256) -> Result<T, aes_kw::Error>,
@@ -77,5 +79,6 @@ fn with_cipher<T>(
     }
     let done = expanded(key, work);
     scrub_stack::<STACK_USED>();
+    scrub_registers();
     done
 }

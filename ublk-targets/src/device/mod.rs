@@ -72,7 +72,7 @@ pub struct Layout {
     pub threads: u16,
     /// Requests that a queue has under way at once; 1 to 1024.
     pub depth: u16,
-    /// Bytes of the largest request; a power of two from 4096 to 4 MiB. Each tag has a buffer of this size.
+    /// Bytes of the largest request; a power of two from 4096, and from a page, to 4 MiB. Each tag has a buffer of this size.
     pub max_io: u32,
     /// Microseconds that a queue's thread looks for requests before it sleeps; 0 to 1 000 000.
     pub spin_us: u32,
@@ -104,11 +104,12 @@ impl Layout {
                 "1 to 16, and at most the queue depth",
             );
         }
-        if !self.max_io.is_power_of_two() || !(4096..=4 << 20).contains(&self.max_io) {
+        let bounds = u64::from(page_size().max(4096))..=4 << 20;
+        if !self.max_io.is_power_of_two() || !bounds.contains(&self.max_io.into()) {
             return fail(
                 "the largest request",
                 self.max_io.into(),
-                "a power of two from 4096 to 4194304 bytes",
+                "a power of two from 4096, or a page where that is more, to 4194304 bytes",
             );
         }
         let buffers = u64::from(self.queues) * u64::from(self.depth) * u64::from(self.max_io);
@@ -124,6 +125,12 @@ impl Layout {
         }
         Ok(())
     }
+}
+
+/// Bytes of a page: the driver rounds the largest request down to whole ones.
+fn page_size() -> u32 {
+    // SAFETY: asks for a number.
+    u32::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096)
 }
 
 /// Whose device it is: the driver keeps this with the device in the part of its record that it leaves to servers, so that
