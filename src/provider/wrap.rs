@@ -64,7 +64,7 @@ pub(super) fn unwrap_bytes(key: &[u8], wrapped: &[u8], len: usize) -> Result<Sec
     }
 }
 
-/// Runs `work` with `key` expanded on the stack, which `aes` wipes, and scrubs the copies that moves left there and in
+/// Runs `work` with `key` expanded on the stack, which `aes` wipes, and scrubs what moves and rounds left there and in
 /// vector registers.
 fn with_cipher<T>(
     key: &[u8],

@@ -135,11 +135,6 @@ impl<I: Io> Backing<I> {
         self.physical_block
     }
 
-    /// Whether I/O goes past the page cache.
-    pub fn is_direct(&self) -> bool {
-        self.direct
-    }
-
     /// The open file, for a claim on it or for a ring to register.
     pub fn as_file(&self) -> &File {
         &self.file

@@ -4,8 +4,9 @@ use aes::cipher::inout::InOutBuf;
 
 use super::kernel::Kernel;
 use super::keys::RoundKeys;
+use super::registers::scrub_registers;
 use super::run::{Direction, Run};
-use super::{CipherError, CpuPath, SectorSize, portable, registers};
+use super::{CipherError, CpuPath, SectorSize, portable};
 use crate::secret::{SecretBox, scrub_stack};
 
 /// More bytes of stack than the expansion of keys uses; a test measures it, as it does the next two.
@@ -30,7 +31,7 @@ impl Engine {
         }
         let engine = Self::expand(dek, path);
         scrub_stack::<EXPANSION_STACK>();
-        registers::scrub();
+        scrub_registers();
         engine
     }
 
@@ -71,6 +72,6 @@ impl Engine {
             Self::Portable(_) => scrub_stack::<PORTABLE_STACK>(),
             Self::Kernel(..) => scrub_stack::<KERNEL_STACK>(),
         }
-        registers::scrub();
+        scrub_registers();
     }
 }

@@ -44,7 +44,7 @@ mod x86;
 mod xts;
 
 pub use cpu::CpuPath;
-pub use registers::scrub as scrub_registers;
+pub use registers::scrub_registers;
 pub use sector::SectorSize;
 pub use volume::Cipher;
 

@@ -2,7 +2,7 @@
 
 /// Sets every vector register to zero, on x86-64 and 64-bit ARM. A caller has nothing in them that is lost: all may
 /// change in any call, but for the lower halves of eight on ARM, which get back what the caller had there.
-pub fn scrub() {
+pub fn scrub_registers() {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: each function runs only where its feature is.
     unsafe {
