@@ -175,6 +175,7 @@ fn the_data_plane_has_nothing_to_reach_the_network_or_headers_with() {
     let section = manifest.split("\n[").find_map(|section| section.strip_prefix("dependencies]\n")).unwrap();
     let dependencies: BTreeSet<&str> = section
         .lines()
+        .filter(|line| !line.starts_with('#'))
         .filter_map(|line| line.split(['.', ' ', '=']).next())
         .filter(|name| !name.is_empty())
         .collect();

@@ -115,7 +115,7 @@ impl Daemon {
         let is_known = |failure: &Failure| matches!(&device.state, State::Quiesced(reason) if *reason == failure.message);
         let is_news = match &result {
             Ok(()) => true,
-            Err(failure) => !is_known(failure) && !(is_locked(&result) && self.waits_for_kek(name)),
+            Err(failure) => !(is_known(failure) || is_locked(&result) && self.waits_for_kek(name)),
         };
         if is_news {
             self.recorder.record(&self.action_on(name.as_str(), "worker replace"), &result);

@@ -254,7 +254,7 @@ fn a_volume_whose_workers_do_not_live_is_left_alone_for_a_while_and_that_is_told
     assert!(seen.state == VolumeState::Quiesced && seen.device.unwrap().pid.is_none());
     let call = Events { volume: Some("vol".into()), ..Events::default() };
     let events = host.call(&call).unwrap().events;
-    let last = events.iter().filter(|event| event.verb == "worker replace").last().unwrap();
+    let last = events.iter().rfind(|event| event.verb == "worker replace").unwrap();
     assert_eq!(last.result, "Internal");
     let open = host.open("vol");
     host.call(&open).unwrap();

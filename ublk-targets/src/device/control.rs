@@ -10,7 +10,7 @@ use std::os::fd::AsRawFd;
 use io_uring::{IoUring, opcode, squeue, types};
 use libublk::sys;
 
-use super::{DeviceError, refused};
+use super::error::{DeviceError, refused};
 use crate::ring;
 
 const PATH: &str = "/dev/ublk-control";

@@ -13,7 +13,7 @@ use libublk::sys;
 use serde::{Deserialize, Serialize};
 
 use super::control::{Control, is_absent};
-use super::{CONTROL_LIMIT, DeviceError};
+use super::error::{CONTROL_LIMIT, DeviceError};
 
 /// A word that the driver keeps with a device, in the part of its record that is left to servers: as good as unique where it is
 /// random. Written as 16 hexadecimal digits.

@@ -10,7 +10,7 @@ use io_uring::{IoUring, opcode, types};
 use libublk::sys;
 
 use super::control::Control;
-use super::{CONTROL_LIMIT, DeviceError};
+use super::error::{CONTROL_LIMIT, DeviceError};
 
 /// The driver needs a moment to see that a server is gone; how often it is asked.
 const PAUSE: Duration = Duration::from_millis(50);

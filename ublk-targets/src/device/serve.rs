@@ -11,7 +11,8 @@ use libublk::io::{UblkDev, io_thread_idx, set_io_thread_idx};
 use libublk::{UblkError, UblkFlags, sys};
 
 use super::control::Control;
-use super::{DeviceError, Identity, Kernel, Layout, Running, Start, Word, recovery, refused};
+use super::error::{DeviceError, refused};
+use super::{Identity, Kernel, Layout, Running, Start, Word, recovery};
 use crate::queue;
 use crate::request::{LBA_BYTES, Shape};
 use crate::stats::QueueStats;
