@@ -11,7 +11,7 @@ use super::claimed::Claimed;
 use super::devices::{Device, remove_file};
 use super::process::Process;
 use super::records::{Record, left_behind};
-use super::waiting::{FIRST_PAUSE, is_locked, longer};
+use super::waiting::{FIRST_PAUSE, longer};
 use super::{links, worker};
 use crate::control::worker::{Job, Report, old_word};
 use crate::control::{Failure, FailureKind, TargetKind};
@@ -112,11 +112,11 @@ impl Daemon {
     pub(super) fn replace_worker(self: &Arc<Self>, name: &Name) -> Result<(), Failure> {
         let Some(device) = self.devices().get(name).cloned() else { return Ok(()) };
         let result = self.try_to_replace(&device);
-        let is_known = |failure: &Failure| matches!(&device.state, State::Quiesced(reason) if *reason == failure.message);
-        let is_news = match &result {
-            Ok(()) => true,
-            Err(failure) => !(is_known(failure) || is_locked(&result) && self.waits_for_kek(name)),
+        let is_old = |failure: &Failure| {
+            let is_same = matches!(&device.state, State::Quiesced(reason) if *reason == failure.message);
+            is_same || (failure.kind == FailureKind::Locked && self.waits_for_kek(name))
         };
+        let is_news = result.as_ref().err().is_none_or(|failure| !is_old(failure));
         if is_news {
             self.recorder.record(&self.action_on(name.as_str(), "worker replace"), &result);
         }
@@ -335,7 +335,9 @@ impl Daemon {
                 std::thread::sleep(Duration::from_millis(500));
             }
             daemon.delete_by_word(job.word());
-            daemon.remove_traces(&job.name);
+            if !daemon.devices().contains_key(&job.name) {
+                daemon.remove_traces(&job.name); // which are not those of a later start
+            }
         });
     }
 
