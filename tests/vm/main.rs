@@ -12,14 +12,17 @@ mod kmip_support;
 
 mod adopt;
 mod bad_input;
+mod churn;
 mod durability;
 mod equals_dm_crypt;
 mod errors;
 mod filesystems;
 mod fio_verify;
+mod kills;
 mod kmip;
 mod lifecycle;
 mod locked;
 mod memory;
+mod model;
 mod rekey;
 mod roles;
