@@ -4,6 +4,7 @@ pub mod core;
 pub mod disk;
 pub mod host;
 pub mod load;
+pub mod rounds;
 pub mod shell;
 
 pub use disk::{Disk, Pattern};
