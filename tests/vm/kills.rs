@@ -50,7 +50,8 @@ impl Load {
 
 /// A moment at which a new worker may be anywhere between its first instruction and a busy queue.
 fn moment(chance: &mut Pattern) -> Duration {
-    Duration::from_millis(chance.below(if chance.below(2) == 0 { 200 } else { 1500 }))
+    let longest = if chance.below(2) == 0 { 200 } else { 1500 };
+    Duration::from_millis(chance.below(longest))
 }
 
 /// Kills whatever process serves the volume now, if one is known.
