@@ -206,7 +206,7 @@ fn backings_that_somebody_writes_to() {
     for backing in [&image, &disk] {
         let name = if *backing == image { "on-image" } else { "on-disk" };
         let process = Process::that_has(OpenOptions::new().write(true).open(backing).unwrap());
-        let create = ["create", backing, "--name", name, "--force"];
+        let create = ["create", backing, "--name", name, "--force", "--yes"];
         refused(&host, &create, &[backing, &process.named()]);
         drop(process);
         let volume = host.create(name, backing, &[]);
@@ -237,7 +237,7 @@ fn a_loop_device_on_an_image_that_was_renamed() {
     let renamed = host.path("renamed");
     fs::rename(&image, &renamed).unwrap();
     fs::write(&image, "another file").unwrap();
-    refused(&host, &["create", &renamed, "--name", "new", "--force"], &[&renamed, &device]);
+    refused(&host, &["create", &renamed, "--name", "new", "--force", "--yes"], &[&renamed, &device]);
     run(&format!("losetup -d {device}"));
     host.create("new", &renamed, &[]);
 }
