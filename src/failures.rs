@@ -91,10 +91,9 @@ impl From<&LuksError> for Failure {
             LuksError::Occupied { .. }
             | LuksError::HeaderExists(_)
             | LuksError::NoDetachedHeader(_)
-            | LuksError::Adopted(_)
-            | LuksError::NoPassphrase(_) => Kind::Exists,
+            | LuksError::Adopted(_) => Kind::Exists,
             LuksError::WrongKey(_) | LuksError::WrongPassphrase(_) => Kind::WrongKey,
-            LuksError::NoSuchSlot { .. } => Kind::NotFound,
+            LuksError::NoPassphrase(_) | LuksError::NoSuchSlot { .. } => Kind::NotFound,
             LuksError::Library { .. } => Kind::Io,
             LuksError::Permission { .. } => Kind::System,
             LuksError::Io { source, .. } => of_io(source),

@@ -48,6 +48,9 @@ pub struct Remove {
     volume: VolumeArgument,
     #[command(flatten)]
     which: Which,
+    /// Remove the last one, too, although its KEK does not open the volume now: its data may be lost
+    #[arg(long)]
+    force: bool,
     #[command(flatten)]
     confirmation: Confirmation,
 }
@@ -87,13 +90,13 @@ impl Recovery {
                     format!("{}: {}\n", volume.text(), status::keyslots(&answer.keyslots))
                 })
             }
-            Self::Remove(Remove { volume, which, confirmation }) => {
+            Self::Remove(Remove { volume, which, force, confirmation }) => {
                 let which_ones = match which.keyslot {
                     Some(keyslot) => format!("the recovery passphrase in keyslot {keyslot}"),
                     None => "all recovery passphrases".into(),
                 };
                 confirmation.ask(&format!("Remove {which_ones} of {}?", volume.text()))?;
-                let call = control::RecoveryRemove { volume: volume.text(), keyslot: which.keyslot };
+                let call = control::RecoveryRemove { volume: volume.text(), keyslot: which.keyslot, force };
                 let answer = daemon.call(&call).map_err(|failure| volume.explain(failure))?;
                 session.output.answer(&answer, |RecoveryRemoved { keyslots }| {
                     format!("{}: removed {}\n", volume.text(), status::keyslots(keyslots))

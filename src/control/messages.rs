@@ -317,8 +317,8 @@ pub struct OpenTarget {
 pub struct Close {
     /// Name, UUID or path of the backing.
     pub volume: String,
-    /// Whether a volume that nobody serves is given up although somebody waits for it, who gets errors. One that is served and in
-    /// use is never closed.
+    /// Whether a volume that nobody serves is given up although somebody waits for it, who gets errors, and one is closed that
+    /// nothing opens again, for its header is gone. One that is served and in use is never closed.
     #[serde(default)]
     pub force: bool,
 }
@@ -481,6 +481,9 @@ pub struct RecoveryRemove {
     pub volume: String,
     /// The keyslot; none means all.
     pub keyslot: Option<u32>,
+    /// Whether the last one goes although its KEK was not seen to open the volume.
+    #[serde(default)]
+    pub force: bool,
 }
 
 /// Which keyslots were removed.

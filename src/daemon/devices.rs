@@ -189,6 +189,9 @@ impl Daemon {
         if device.state != State::Live {
             return self.close_unserved(&name, &device, call.force);
         }
+        if !call.force {
+            self.check_has_header(&name)?;
+        }
         let claim = volume::claim_unused(&name, &device.report.node)?;
         let flushed = flush::within(FLUSH_LIMIT, &claim);
         if matches!(&flushed, Err(error) if error.kind() == io::ErrorKind::TimedOut) {

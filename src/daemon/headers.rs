@@ -2,8 +2,10 @@
 //! waited for together and for a moment only.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
+
+use uuid::Uuid;
 
 use super::Daemon;
 use super::looks::{Answer, Looks};
@@ -16,6 +18,16 @@ use crate::volume::{Known, VolumeError};
 pub(super) const LOOK_LIMIT: Duration = Duration::from_millis(800);
 /// How long the disk may take on which somebody wants to work.
 const WORK_LIMIT: Duration = Duration::from_secs(30);
+
+/// How often the headers of open volumes are looked at, if nobody asks.
+const WATCH_PERIOD: Duration = Duration::from_secs(60);
+/// What to do with an open volume that has no header any more.
+pub(super) const COPY_OFF: &str = "copy its data off while it is open, or put a backup of the header back with `cryptsetup luksHeaderRestore`";
+
+/// Whether a header will be no better when it is looked at again: it is gone, damaged or another volume's.
+pub(super) fn is_final(failure: &Failure) -> bool {
+    matches!(failure.kind, FailureKind::BadData | FailureKind::NoInput)
+}
 
 /// What a look at a header came to.
 pub(super) type Looked = Result<Header, Arc<LuksError>>;
@@ -69,7 +81,7 @@ impl Daemon {
 
     fn seen(&self, name: &Name, known: &Known, answer: Answer<Looked>) -> Seen {
         let is_its = |header: &Header| header.uuid == known.uuid;
-        match answer {
+        let seen = match answer {
             Answer::Now(Ok(header)) if is_its(&header) => {
                 self.remember(name, &header);
                 Seen { header: Some(header), problem: None }
@@ -83,6 +95,57 @@ impl Daemon {
                 header: last.and_then(Result::ok).filter(is_its),
                 problem: Some(no_answer(&known.place())),
             },
+        };
+        self.tell_of_lost_header(name, known.uuid, seen.problem.as_ref());
+        seen
+    }
+
+    /// Records, once, that an open volume has lost its header.
+    fn tell_of_lost_header(&self, name: &Name, uuid: Uuid, problem: Option<&Failure>) {
+        let lost = problem.filter(|failure| is_final(failure) && self.devices().contains_key(name));
+        let mut told = self.lost_headers.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_news = match lost {
+            Some(_) => told.insert(uuid),
+            None => {
+                told.remove(&uuid);
+                false
+            }
+        };
+        drop(told);
+        if let Some(failure) = lost.filter(|_| is_news) {
+            let message = format!("{failure}; {COPY_OFF}");
+            let result: Result<(), _> = Err(Failure { message, ..failure.clone() });
+            self.recorder.record(&self.action_on(name.as_str(), "header lost"), &result);
+        }
+    }
+
+    /// Looks at the headers of open volumes from now on, for nobody else needs them until it is too late.
+    pub(super) fn watch_headers(self: &Arc<Self>) {
+        let daemon = Arc::clone(self);
+        std::thread::spawn(move || {
+            loop {
+                std::thread::sleep(WATCH_PERIOD);
+                let open: BTreeSet<Name> = daemon.devices().keys().cloned().collect();
+                let known: Vec<_> = open
+                    .into_iter()
+                    .filter_map(|name| Some((name.clone(), daemon.volumes().get(&name)?.clone())))
+                    .collect();
+                daemon.look_at(&known, daemon.headers.deadline());
+            }
+        });
+    }
+
+    /// That the volume `name` can be opened again once it is closed, as far as its header is concerned.
+    pub(super) fn check_has_header(&self, name: &Name) -> Result<(), Failure> {
+        let Some(known) = self.volumes().get(name).cloned() else { return Ok(()) };
+        let seen = self.look_at(&[(name.clone(), known)], self.headers.deadline()).pop();
+        match seen.and_then(|seen| seen.problem).filter(is_final) {
+            None => Ok(()),
+            Some(failure) => {
+                let message = format!("volume {name} stays open, for nothing would open it again: {failure}");
+                Err(Failure { message, ..failure }
+                    .hint(format!("{COPY_OFF}; `blkseal close {name} --force` ends it")))
+            }
         }
     }
 

@@ -63,7 +63,7 @@ mod tests;
 
 pub use options::Options;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
 use std::path::PathBuf;
@@ -78,6 +78,7 @@ use nix::unistd::geteuid;
 use sd_notify::NotifyState;
 use ublk_targets::device::{self, Driver, Kernel};
 use ublk_targets::secret::process as own_process;
+use uuid::Uuid;
 
 use crate::control::worker::Report;
 use crate::control::{self, Client, Failure, FailureKind};
@@ -136,6 +137,8 @@ struct Daemon {
     devices: Mutex<BTreeMap<Name, Device>>,
     /// Headers as they were when somebody looked at them last.
     headers: Looks<Place, Looked>,
+    /// The open volumes whose headers are gone, which was told.
+    lost_headers: Mutex<BTreeSet<Uuid>>,
     /// What workers say of themselves, by their sockets.
     reports: Looks<PathBuf, Option<Report>>,
     /// The volumes without a device that are to get one.
@@ -162,6 +165,7 @@ impl Daemon {
             volumes: volume::Registry::load(&options.state_dir)?,
             devices: Mutex::default(),
             headers: headers::looks(headers::LOOK_LIMIT, luks::look),
+            lost_headers: Mutex::default(),
             reports: Looks::new(headers::LOOK_LIMIT, |socket: &PathBuf| {
                 worker::ask(socket).ok().map(|(report, _)| report)
             }),
@@ -213,6 +217,7 @@ pub fn run(options: &Options) -> Result<(), Failure> {
         Failure::new(FailureKind::System, format!("cannot listen at {}: {error}", socket.display()))
     })?;
     daemon.take_over();
+    daemon.watch_headers();
     let service = Arc::clone(&daemon);
     std::thread::spawn(move || control::serve(&service, &listener));
     log::info!("blkseal {} listens at {}", env!("CARGO_PKG_VERSION"), socket.display());

@@ -110,7 +110,7 @@ impl Daemon {
                 let secret = secrets.take(call.secret)?;
                 reply(self.recovery_add(&call.volume, &secret, action))
             }
-            Calls::RecoveryRemove(call) => reply(self.recovery_remove(&call.volume, call.keyslot, action)),
+            Calls::RecoveryRemove(call) => reply(self.recovery_remove(&call, action)),
             Calls::Rekey(call) => reply(self.rekey(&call, action)),
             Calls::Adopt(call) => {
                 let secret = secrets.take(call.secret)?;

@@ -267,9 +267,9 @@ fn recovery_passphrases_come_and_go() {
     let add = RecoveryAdd { volume: "vol".into(), secret: SecretFd(0) };
     let slot = host.client.call(&add, &[&secret("rescue")]).unwrap().keyslot;
     assert_eq!(host.call(&Status { volume: "vol".into() }).unwrap().recovery_keyslots, [slot]);
-    let absent = RecoveryRemove { volume: "vol".into(), keyslot: Some(slot + 1) };
+    let absent = RecoveryRemove { volume: "vol".into(), keyslot: Some(slot + 1), force: false };
     host.fails(&absent, FailureKind::NotFound, "disk");
-    let removed = host.call(&RecoveryRemove { volume: "vol".into(), keyslot: None }).unwrap();
+    let removed = host.call(&RecoveryRemove { volume: "vol".into(), keyslot: None, force: false }).unwrap();
     assert_eq!(removed.keyslots, [slot]);
     host.call(&ProviderLock { name: "office".parse().unwrap() }).unwrap();
     let locked = host.client.call(&add, &[&secret("rescue")]).unwrap_err();

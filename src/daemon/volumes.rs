@@ -10,13 +10,13 @@ use super::Daemon;
 use super::claimed::Claimed;
 use super::devices::Device;
 use super::events::Action;
-use super::headers::Seen;
+use super::headers::{COPY_OFF, Seen, is_final};
 use super::keks::kek_id;
 use super::looks::Answer;
 use crate::control::worker::Report;
 use crate::control::{
-    self, Counters, Create, Failure, FailureKind, RecoveryAdded, RecoveryRemoved, TargetKind, Volume,
-    VolumeState, Volumes,
+    self, Counters, Create, Failure, FailureKind, RecoveryAdded, RecoveryRemove, RecoveryRemoved, TargetKind,
+    Volume, VolumeState, Volumes,
 };
 use crate::failures::of_volume;
 use crate::luks::{self, FormatOptions, Header, Place, Token};
@@ -155,28 +155,45 @@ impl Daemon {
         let mut header = self.header_of(&name)?;
         tell(action, &name, &header);
         let dek = self.unwrap(&name, &header)?.verify().map_err(of_volume(&name))?;
+        self.note_verified(&header);
         let keyslot = header.recovery_add(&dek, passphrase)?;
         Ok(RecoveryAdded { keyslot })
     }
 
     pub(super) fn recovery_remove(
         &self,
-        text: &str,
-        keyslot: Option<u32>,
+        call: &RecoveryRemove,
         action: &mut Action,
     ) -> Result<RecoveryRemoved, Failure> {
+        let text = &call.volume;
         let name = self.name_of(text).ok_or_else(|| VolumeError::Unknown(text.to_owned()))?;
         let _turn = self.turns.take(&name);
         let mut header = self.header_of(&name)?;
         tell(action, &name, &header);
-        let keyslots = match keyslot {
-            Some(keyslot) => vec![keyslot],
-            None => header.keyslots.iter().map(|keyslot| keyslot.slot).collect(),
-        };
+        let all: Vec<u32> = header.keyslots.iter().map(|keyslot| keyslot.slot).collect();
+        let keyslots = call.keyslot.map_or_else(|| all.clone(), |keyslot| vec![keyslot]);
+        if !call.force && !all.is_empty() && all.iter().all(|slot| keyslots.contains(slot)) {
+            self.check_opens_without(&name, &header)?;
+        }
         for keyslot in &keyslots {
             header.recovery_remove(*keyslot)?;
         }
         Ok(RecoveryRemoved { keyslots })
+    }
+
+    /// That the volume's KEK opens it, before nothing else does.
+    fn check_opens_without(&self, name: &Name, header: &Header) -> Result<(), Failure> {
+        let opened = self.unwrap(name, header).and_then(|dek| dek.verify().map_err(of_volume(name)));
+        let failed = |failure: Failure| {
+            let forced = "--force removes the last passphrase all the same, with which the data may be lost";
+            let hint =
+                failure.hint.as_ref().map_or_else(|| forced.into(), |hint| format!("{hint}; {forced}"));
+            let message = format!("its last passphrase stays, for its KEK does not open it now: {failure}");
+            Failure { message, ..failure }.hint(hint)
+        };
+        opened.map_err(failed)?;
+        self.note_verified(header);
+        Ok(())
     }
 
     /// The header of a known volume, if it is still on its backing.
@@ -284,7 +301,10 @@ impl Daemon {
             if let Some(header) = &seen.header {
                 self.fill_in_header(&mut volume, header);
             }
-            of_header = seen.problem.map(|failure| failure.message);
+            of_header = seen.problem.map(|failure| match open {
+                Some(_) if is_final(&failure) => format!("{failure}; {COPY_OFF}"),
+                _ => failure.message,
+            });
         }
         match (open, wish) {
             (Some((device, counters)), _) => self.fill_in_device(&mut volume, &device, counters),
@@ -306,7 +326,18 @@ impl Daemon {
         volume.kek_id = Some(header.token.kek_id.to_string());
         volume.recovery_keyslots = header.keyslots.iter().map(|keyslot| keyslot.slot).collect();
         volume.notice = self.notice(header);
-        set_state(volume, State::without_device(&header.token, self.providers()));
+        let state = match self.has_another_key(header) {
+            true => State::Locked(another_key(&volume.name)),
+            false => State::without_device(&header.token, self.providers()),
+        };
+        set_state(volume, state);
+    }
+
+    /// Whether the digest in this header is another than the one that the volume's key was last seen to match.
+    fn has_another_key(&self, header: &Header) -> bool {
+        let volumes = self.volumes();
+        let verified = volumes.by_uuid(header.uuid).and_then(|known| known.digest.as_ref());
+        verified.is_some_and(|digest| *digest != header.digest)
     }
 
     /// What the user of the volume with this header should know.
@@ -374,6 +405,13 @@ fn unknown(name: &Name) -> Volume {
         recovery_keyslots: Vec::new(),
         device: None,
     }
+}
+
+fn another_key(name: &Name) -> String {
+    format!(
+        "its data has another key than its token, as after 'cryptsetup reencrypt': 'blkseal release {name}', then 'blkseal adopt' \
+         with a passphrase, puts that under a KEK"
+    )
 }
 
 fn set_state(volume: &mut Volume, state: State) {

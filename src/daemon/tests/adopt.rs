@@ -9,7 +9,7 @@ use crate::control::{Adopt, Release};
 use crate::luks::{self, Place};
 
 /// Runs cryptsetup with `input`: whether it succeeded.
-fn cryptsetup(arguments: &[&str], path: &Path, input: &str) -> bool {
+pub fn cryptsetup(arguments: &[&str], path: &Path, input: &str) -> bool {
     let mut command = Command::new("cryptsetup");
     command.args(arguments).arg(path).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
     let mut child = command.spawn().expect("these tests need cryptsetup");
@@ -17,11 +17,11 @@ fn cryptsetup(arguments: &[&str], path: &Path, input: &str) -> bool {
     child.wait().unwrap().success()
 }
 
-fn opens(path: &Path, passphrase: &str) -> bool {
+pub fn opens(path: &Path, passphrase: &str) -> bool {
     cryptsetup(&["open", "--test-passphrase"], path, passphrase)
 }
 
-fn adopt(name: &str, backing: &Path) -> Adopt {
+pub fn adopt(name: &str, backing: &Path) -> Adopt {
     Adopt {
         name: name.parse().unwrap(),
         backing: backing.into(),
@@ -33,7 +33,7 @@ fn adopt(name: &str, backing: &Path) -> Adopt {
     }
 }
 
-fn release(volume: &str) -> Release {
+pub fn release(volume: &str) -> Release {
     Release { volume: volume.into() }
 }
 
@@ -46,7 +46,7 @@ impl Host {
         path
     }
 
-    fn adopt(&mut self, call: &Adopt, passphrase: &str) -> Result<control::Volume, Failure> {
+    pub fn adopt(&mut self, call: &Adopt, passphrase: &str) -> Result<control::Volume, Failure> {
         self.client.call(call, &[&secret(passphrase)])
     }
 }
@@ -90,7 +90,7 @@ fn passphrases_go_only_where_that_was_asked_for() {
     assert_eq!((adopted.state, adopted.recovery_keyslots), (VolumeState::Unlocked, vec![]));
     assert!(!opens(&backing, "stock") && !opens(&backing, "second"));
     let before = fs::read(&backing).unwrap();
-    host.fails(&release("vol"), FailureKind::Exists, "no recovery passphrase");
+    host.fails(&release("vol"), FailureKind::NotFound, "no recovery passphrase");
     assert!(before == fs::read(&backing).unwrap());
     host.call(&Status { volume: "vol".into() }).unwrap();
     let add = RecoveryAdd { volume: "vol".into(), secret: SecretFd(0) };

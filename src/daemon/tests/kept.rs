@@ -1,7 +1,8 @@
 //! What this host knows is not destroyed by accident, whatever path leads to it.
 
+use super::adopt::{adopt, cryptsetup, opens, release};
 use super::*;
-use crate::control::{Erase, Forget};
+use crate::control::{Erase, Forget, KekCreate, Rekey};
 use crate::luks;
 
 fn name(text: &str) -> Name {
@@ -313,4 +314,118 @@ fn erase_leaves_nothing_that_opens_and_takes_nothing_else() {
     assert!(saved[0][..4] == *b"LUKS");
     host.unlock("office", "sesame").unwrap();
     host.create("new", disk).unwrap();
+}
+
+#[test]
+fn an_open_volume_that_loses_its_header_says_so_and_is_not_closed_unasked() {
+    use std::os::unix::fs::FileExt;
+    let mut host = Host::with_provider();
+    let disk = host.image("disk");
+    host.create("vol", disk.clone()).unwrap();
+    let open = host.open("vol");
+    host.call(&open).unwrap();
+    let header = fs::read(&disk).unwrap()[..16 << 20].to_vec();
+    let file = fs::File::options().write(true).open(&disk).unwrap();
+    file.write_all_at(&vec![0; 16 << 20], 0).unwrap();
+    for _ in 0..2 {
+        let status = host.call(&Status { volume: "vol".into() }).unwrap();
+        let problem = status.problem.unwrap();
+        assert_eq!(status.state, VolumeState::Live);
+        assert!(
+            problem.contains("has no LUKS2 header") && problem.contains("copy its data off"),
+            "{problem}"
+        );
+        assert!(host.call(&List {}).unwrap().volumes[0].problem.is_some());
+    }
+    let close = Close { volume: "vol".into(), force: false };
+    host.fails(&close, FailureKind::BadData, "vol stays open");
+    let forced = host.call(&Close { force: true, ..close }).unwrap_err();
+    assert!(forced.message.contains("/dev/ublkb"), "it goes on to the device, which is none here: {forced}");
+    let events =
+        host.call(&control::Events { after: None, since: None, volume: None, wait: None }).unwrap().events;
+    let told: Vec<_> = events.iter().filter(|event| event.verb == "header lost").collect();
+    assert_eq!(told.len(), 1);
+    assert_eq!((told[0].uid, told[0].volume.as_deref()), (None, Some("vol")));
+    file.write_all_at(&header, 0).unwrap();
+    assert_eq!(host.call(&Status { volume: "vol".into() }).unwrap().problem, None);
+}
+
+fn remove_all(force: bool) -> RecoveryRemove {
+    RecoveryRemove { volume: "vol".into(), keyslot: None, force }
+}
+
+#[test]
+fn a_key_that_cryptsetup_changed_is_noticed_and_its_passphrase_stays() {
+    let mut host = Host::with_provider();
+    let disk = host.image("disk");
+    host.create("vol", disk.clone()).unwrap();
+    let add = RecoveryAdd { volume: "vol".into(), secret: SecretFd(0) };
+    host.client.call(&add, &[&secret("rescue")]).unwrap();
+    let quick = ["--resilience=none", "--pbkdf=pbkdf2", "--pbkdf-force-iterations=1000", "--key-file=-"];
+    let reencrypt = [&["-q", "reencrypt", "--force-offline-reencrypt"][..], &quick].concat();
+    assert!(cryptsetup(&reencrypt, &disk, "rescue"));
+    let before = fs::read(&disk).unwrap();
+
+    let status = host.call(&Status { volume: "vol".into() }).unwrap();
+    let last = RecoveryRemove { keyslot: Some(status.recovery_keyslots[0]), ..remove_all(false) };
+    let problem = status.problem.unwrap();
+    assert_eq!(status.state, VolumeState::Locked, "{problem}");
+    assert!(problem.contains("cryptsetup reencrypt") && problem.contains("blkseal release vol"), "{problem}");
+    let open = host.open("vol");
+    let adopted = adopt("other", &disk);
+    let rekey = Rekey { volume: "vol".into(), provider: None, kek_id: None };
+    host.call(&KekCreate { provider: None, inactive: false }).unwrap();
+    let refusals = [
+        (host.call(&open).map(drop), FailureKind::WrongKey),
+        (host.call(&rekey).map(drop), FailureKind::WrongKey),
+        (host.call(&remove_all(false)).map(drop), FailureKind::WrongKey),
+        (host.call(&last).map(drop), FailureKind::WrongKey),
+        (host.adopt(&adopted, "rescue").map(drop), FailureKind::Exists),
+    ];
+    for (refused, kind) in refusals {
+        let failure = refused.unwrap_err();
+        assert_eq!(failure.kind, kind, "{failure}");
+        assert!(failure.hint.as_ref().unwrap().contains("`blkseal release`"), "{failure:?}");
+    }
+    assert!(before == fs::read(&disk).unwrap() && opens(&disk, "rescue"));
+
+    // The way that they name.
+    host.call(&release("vol")).unwrap();
+    host.adopt(&adopt("vol", &disk), "rescue").unwrap();
+    assert_eq!(host.call(&Status { volume: "vol".into() }).unwrap().state, VolumeState::Unlocked);
+    host.call(&remove_all(false)).unwrap();
+    assert_eq!(host.call(&open).unwrap().state, VolumeState::Live);
+}
+
+#[test]
+fn the_last_passphrase_stays_while_its_kek_is_not_to_be_had() {
+    let mut host = Host::with_provider();
+    let disk = host.image("disk");
+    host.create("vol", disk.clone()).unwrap();
+    let add = RecoveryAdd { volume: "vol".into(), secret: SecretFd(0) };
+    let slots = ["one", "two"].map(|text| host.client.call(&add, &[&secret(text)]).unwrap().keyslot);
+    fs::rename(host.path("state/office.keys"), host.path("away")).unwrap();
+    host.call(&ProviderLock { name: name("office") }).unwrap();
+    let one = RecoveryRemove { keyslot: Some(slots[0]), ..remove_all(false) };
+    host.call(&one).unwrap(); // for the other still opens it
+    for call in [remove_all(false), RecoveryRemove { keyslot: Some(slots[1]), ..remove_all(false) }] {
+        let failure = host.call(&call).unwrap_err();
+        assert!(failure.message.contains("last passphrase stays"), "{failure}");
+        assert!(failure.hint.unwrap().contains("--force"));
+    }
+    host.fails(&one, FailureKind::NotFound, "slot");
+    assert!(opens(&disk, "two"));
+    assert_eq!(host.call(&remove_all(true)).unwrap().keyslots, [slots[1]]);
+    assert!(!opens(&disk, "two"));
+}
+
+#[test]
+fn after_luks_erase_the_token_still_opens_the_volume() {
+    let mut host = Host::with_provider();
+    let disk = host.image("disk");
+    host.create("vol", disk.clone()).unwrap();
+    assert!(cryptsetup(&["-q", "luksErase"], &disk, ""));
+    // As docs/FORMAT.md says.
+    let open = host.open("vol");
+    assert_eq!(host.call(&open).unwrap().state, VolumeState::Live);
 }

@@ -68,7 +68,12 @@ fn users_may_do_what_their_roles_say_and_nothing_else() {
         host.refuses(4002, &[1, 2], &Open { volume: volume.into(), ..open_nothing() }, "access");
     }
     host.refuses(OPERATOR, &[], &lock, "manage-keys");
-    host.refuses(OPERATOR, &[], &RecoveryRemove { volume: "vol".into(), keyslot: None }, "decrypt");
+    host.refuses(
+        OPERATOR,
+        &[],
+        &RecoveryRemove { volume: "vol".into(), keyslot: None, force: false },
+        "decrypt",
+    );
     host.refuses(4002, &[AUDITORS], &open, "access");
     host.refuses(4002, &[AUDITORS], &close, "access");
 
