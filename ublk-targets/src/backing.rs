@@ -74,7 +74,6 @@ pub struct Backing<I = Uring> {
     io: I,
     file: File,
     is_device: bool,
-    direct: bool,
     offset: u64,
     length: u64,
     physical_block: u32,
@@ -114,13 +113,13 @@ impl Backing {
             return Err(BackingError::TooSmall { path: path.to_owned(), found: size, needed });
         }
         let physical_block = physical_block(&file, is_device).map_err(fail)?.max(sector_size);
-        Ok(Self { io: Uring, file, is_device, direct, offset: options.offset, length, physical_block })
+        Ok(Self { io: Uring, file, is_device, offset: options.offset, length, physical_block })
     }
 
     /// The same backing with operations that go through `io`: for tests.
     pub fn through<I: Io>(self, io: I) -> Backing<I> {
-        let Self { io: _, file, is_device, direct, offset, length, physical_block } = self;
-        Backing { io, file, is_device, direct, offset, length, physical_block }
+        let Self { io: _, file, is_device, offset, length, physical_block } = self;
+        Backing { io, file, is_device, offset, length, physical_block }
     }
 }
 
