@@ -31,7 +31,6 @@ impl Engine {
         }
         let engine = Self::expand(dek, path);
         scrub_stack::<EXPANSION_STACK>();
-        scrub_registers();
         engine
     }
 

@@ -4,6 +4,7 @@ use super::CpuPath;
 #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
 use super::arm;
 use super::keys::RoundKeys;
+use super::registers::scrub_registers;
 use super::run::{Direction, Run};
 #[cfg(target_arch = "x86_64")]
 use super::x86;
@@ -47,12 +48,15 @@ impl Kernel {
         }
     }
 
-    /// Expands the 64 bytes of a data encryption key into a secret page. The caller scrubs stack and registers.
+    /// Expands the 64 bytes of a data encryption key into a secret page. The caller scrubs the stack.
     #[inline(never)]
     pub(super) fn expand(self, dek: &[u8]) -> Result<SecretBox<RoundKeys>, SecretError> {
         // SAFETY: the page is zero to begin with, and all zeros are valid round keys, so that a reference to the slot
         // is sound; all of it is then written. Round keys own no other memory. `of` made sure of the CPU.
-        unsafe { SecretBox::new_with(|slot| (self.expand)(dek, slot.assume_init_mut())) }
+        let expanded = unsafe { SecretBox::new_with(|slot| (self.expand)(dek, slot.assume_init_mut())) };
+        // As `portable::expand` does.
+        scrub_registers();
+        expanded
     }
 
     /// Encrypts or decrypts a run of sectors. The caller scrubs stack and registers.

@@ -6,6 +6,7 @@ use aes::cipher::{BlockCipherDecrypt, BlockCipherEncrypt, KeyInit};
 use aes::{Aes256, Aes256Enc, Block};
 
 use super::SectorSize;
+use super::registers::scrub_registers;
 use super::run::Direction;
 use crate::secret::{SecretBox, SecretError};
 
@@ -24,11 +25,14 @@ pub(super) struct Keys {
 pub(super) fn expand(dek: &[u8]) -> Result<SecretBox<Keys>, SecretError> {
     let (keys, _) = Array::slice_as_chunks(dek);
     // SAFETY: the slot is written once, with keys that own no memory but their own bytes.
-    unsafe {
+    let expanded = unsafe {
         SecretBox::new_with(|slot| {
             slot.write(Keys { data: Aes256::new(&keys[0]), tweak: Aes256Enc::new(&keys[1]) });
         })
-    }
+    };
+    // Here, not by the caller: gaps of what it makes of the answer may be filled with whatever a register holds.
+    scrub_registers();
+    expanded
 }
 
 /// Encrypts or decrypts whole sectors. The caller scrubs the stack.

@@ -3,6 +3,7 @@
 use aes::cipher::inout::InOutBuf;
 
 use super::engine::Engine;
+use super::registers::scrub_registers;
 use super::run::Direction;
 use super::{CipherError, CpuPath, SectorSize};
 use crate::secret::Dek;
@@ -20,7 +21,10 @@ impl Cipher {
     /// `path` is the way to compute AES; `None` takes the fastest that this CPU has. Fails where the CPU lacks the
     /// path, where no secret page is to be had, or where the key fails its [check](Dek::check).
     pub fn new(dek: &Dek, sector_size: SectorSize, path: Option<CpuPath>) -> Result<Self, CipherError> {
-        dek.check().map_err(CipherError::Key)?;
+        let checked = dek.check();
+        // What was compared must not be there for the compiler to fill gaps of a value with.
+        scrub_registers();
+        checked.map_err(CipherError::Key)?;
         let cpu_path = path.unwrap_or_else(CpuPath::detect);
         Self::of_any_key(dek.expose(), sector_size, cpu_path)
     }
