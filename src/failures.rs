@@ -94,7 +94,8 @@ impl From<&LuksError> for Failure {
             | LuksError::Adopted(_) => Kind::Exists,
             LuksError::WrongKey(_) | LuksError::WrongPassphrase(_) => Kind::WrongKey,
             LuksError::NoPassphrase(_) | LuksError::NoSuchSlot { .. } => Kind::NotFound,
-            LuksError::Library { .. } => Kind::Io,
+            LuksError::Library { .. } | LuksError::NoAnswer(_) => Kind::Io,
+            LuksError::Cost { .. } | LuksError::Aside { .. } => Kind::System,
             LuksError::Permission { .. } => Kind::System,
             LuksError::Io { source, .. } => of_io(source),
         };

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 const CONTROL_PLANE: [(&str, &[&str]); 10] = [
     ("cli", &["control"]),
     // Starting the processes is the one thing that goes past the Varlink API.
-    ("cli/daemon.rs", &["control", "daemon", "worker"]),
+    ("cli/daemon.rs", &["control", "daemon", "worker", "luks", "logging"]),
     (
         "daemon",
         &[

@@ -1,11 +1,11 @@
-//! `blkseal daemon`, and the worker that only it starts.
+//! `blkseal daemon`, and the processes that only it starts.
 
 use clap::Args;
 
 use super::help;
 use super::session::Session;
-use crate::control::Failure;
-use crate::{daemon, worker};
+use crate::control::{Failure, FailureKind};
+use crate::{daemon, logging, luks, worker};
 
 /// Run the daemon, which every other command asks
 ///
@@ -24,6 +24,10 @@ pub struct Daemon {
 #[derive(Debug, Args)]
 pub struct Worker {}
 
+/// Work on one volume's header; only the daemon starts this
+#[derive(Debug, Args)]
+pub struct Header {}
+
 impl Daemon {
     /// Runs the daemon until it is told to stop.
     pub fn run(self, session: Session) -> Result<(), Failure> {
@@ -35,5 +39,13 @@ impl Worker {
     /// Runs a worker until its device is stopped.
     pub fn run(self) -> Result<(), Failure> {
         worker::run()
+    }
+}
+
+impl Header {
+    /// Does what comes over standard input.
+    pub fn run(self) -> Result<(), Failure> {
+        logging::start();
+        luks::aside::run_process().map_err(|error| Failure::from_error(FailureKind::System, &error))
     }
 }

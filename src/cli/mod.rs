@@ -89,6 +89,8 @@ enum Verb {
     Daemon(daemon::Daemon),
     #[command(hide = true)]
     Worker(daemon::Worker),
+    #[command(hide = true)]
+    Header(daemon::Header),
     Completions(completions::Completions),
     Man(man::Man),
 }
@@ -102,7 +104,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => return usage::answer(&error, &arguments),
     };
     let json = parsed.globals.json;
-    if !matches!(parsed.verb, Verb::Daemon(_) | Verb::Worker(_)) {
+    if !matches!(parsed.verb, Verb::Daemon(_) | Verb::Worker(_) | Verb::Header(_)) {
         report::start_warnings(json, parsed.globals.verbose);
     }
     match parsed.verb.run(Session::new(parsed.globals)) {
@@ -131,6 +133,7 @@ impl Verb {
             Self::Study(verb) => verb.run(session),
             Self::Daemon(verb) => verb.run(session),
             Self::Worker(verb) => verb.run(),
+            Self::Header(verb) => verb.run(),
             Self::Completions(verb) => verb.run(),
             Self::Man(verb) => verb.run(session.output),
         }

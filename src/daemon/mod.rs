@@ -66,7 +66,7 @@ pub use options::Options;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -207,6 +207,8 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     check_host()?;
     let options = options.prepared()?;
     protect_memory()?;
+    // By this very program, also where its file was replaced.
+    luks::aside::work_aside(Path::new("/proc/self/exe"));
     give_up_privileges()?;
     let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
     signals.thread_block().map_err(|error| system("block signals", error.into()))?;

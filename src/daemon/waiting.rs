@@ -24,7 +24,9 @@ pub(super) const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// How long the other volumes of a provider wait for one that is being tried: its disk may not answer.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Volumes of one provider that are tried at a time.
+const AT_ONCE: usize = 16;
 /// Bytes of the longest record of a wish.
 const RECORD_LIMIT: u64 = 64 << 10;
 
@@ -269,7 +271,7 @@ impl Daemon {
         let lock = |names: &Arc<Mutex<BTreeSet<Name>>>, change: &dyn Fn(&mut BTreeSet<Name>) -> bool| {
             change(&mut names.lock().unwrap_or_else(PoisonError::into_inner))
         };
-        if !lock(under_way, &|names| names.insert(name.clone())) {
+        if !lock(under_way, &|names| names.len() < AT_ONCE && names.insert(name.clone())) {
             return Tried::UnderWay;
         }
         let (sender, receiver) = mpsc::channel();

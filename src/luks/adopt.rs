@@ -1,37 +1,40 @@
 //! A LUKS2 volume of another maker becomes one of blkseal's: its key is taken out once, and its header gets a token.
 
-use std::fs::File;
-
 use libcryptsetup_rs::{CryptDevice, TokenInput};
 use ublk_targets::secret::{DEK_LEN, Dek, Secret, scrub_stack};
 use uuid::Uuid;
 
-use super::files::Access;
 use super::header::{Found, STACK_USED, find};
-use super::{Header, LuksError, Place, Token, TokenError, claim, crypt, open};
+use super::{Access, LuksError, Place, Token, TokenError, crypt, memory};
 
-/// A volume without a token, which a passphrase has opened. Nobody else can use it while this lives, and nothing of it has
-/// changed, but for a damaged copy of its header, which is repaired.
-pub struct Unlocked {
-    place: Place,
-    uuid: Uuid,
-    dek: Dek,
-    _claim: File,
+/// The UUID and the key of the volume at `place`, which has no token.
+pub(super) fn take_key(
+    place: &Place,
+    access: &Access,
+    passphrase: &Secret,
+) -> Result<(Uuid, Dek), LuksError> {
+    let mut found = find_foreign(place, access)?;
+    // libcryptsetup tries each of them.
+    memory::check(place.header_path(), found.described.metadata.derivation_memory())?;
+    let dek = key_of(&mut found.device, place, passphrase)?;
+    Ok((found.described.uuid, dek))
 }
 
-/// Opens the volume at `place` with one of its own passphrases. Refuses what blkseal could not serve, what is in use, and
-/// what has a token.
-pub fn unlock(place: &Place, passphrase: &Secret) -> Result<Unlocked, LuksError> {
-    place.check_paths()?;
-    let claim = claim(&place.backing, 0)?;
-    let mut found = find_foreign(place)?;
-    let dek = key_of(&mut found.device, place, passphrase)?;
-    Ok(Unlocked { place: place.clone(), uuid: found.described.uuid, dek, _claim: claim })
+/// Adds `token` to the volume `uuid` at `place`, which has none.
+pub(super) fn add_token(place: &Place, access: &Access, uuid: Uuid, token: &Token) -> Result<(), LuksError> {
+    let path = place.header_path();
+    // What is changed is the header as it is now, which other programs can have changed.
+    let mut found = find_foreign(place, access)?;
+    if found.described.uuid != uuid {
+        return Err(LuksError::OtherVolume(path.to_owned()));
+    }
+    let added = found.device.token_handle().json_set(TokenInput::AddToken(&token.to_json()));
+    added.map(drop).map_err(crypt::failed("write the token of", path))
 }
 
 /// The volume at `place`, if it has no token.
-fn find_foreign(place: &Place) -> Result<Found, LuksError> {
-    let found = find(place, &Access::ByPath)?;
+fn find_foreign(place: &Place, access: &Access) -> Result<Found, LuksError> {
+    let found = find(place, access)?;
     let path = || place.header_path().to_owned();
     match found.described.metadata.token() {
         Err(TokenError::Missing) => Ok(found),
@@ -55,33 +58,5 @@ fn key_of(device: &mut CryptDevice, place: &Place, passphrase: &Secret) -> Resul
             Some(libc::EPERM | libc::ENOENT) => LuksError::WrongPassphrase(path.to_owned()),
             _ => crypt::failed("take the key out of", path)(error),
         }),
-    }
-}
-
-impl Unlocked {
-    /// The volume's UUID.
-    pub fn uuid(&self) -> Uuid {
-        self.uuid
-    }
-
-    /// The volume's key.
-    pub fn dek(&self) -> &Dek {
-        &self.dek
-    }
-
-    /// Adds `token`, in one change of the header as [`Header::replace_token`] makes it, and reads it back. Keyslots stay.
-    pub fn adopt(self, token: &Token) -> Result<Header, LuksError> {
-        let path = self.place.header_path();
-        let other = || LuksError::OtherVolume(path.to_owned());
-        // What is changed is the header as it is now, which other programs can have changed.
-        let mut found = find_foreign(&self.place)?;
-        if found.described.uuid != self.uuid {
-            return Err(other());
-        }
-        let mut tokens = found.device.token_handle();
-        let added = tokens.json_set(TokenInput::AddToken(&token.to_json()));
-        added.map_err(crypt::failed("write the token of", path))?;
-        let header = open(&self.place)?;
-        if (header.uuid, &header.token) == (self.uuid, token) { Ok(header) } else { Err(other()) }
     }
 }

@@ -52,7 +52,7 @@ pub fn failed(action: &'static str, path: &Path) -> impl Fn(LibcryptErr) -> Luks
             LibcryptErr::IOError(e) => e.to_string(),
             other => other.to_string(),
         };
-        LuksError::Library { action, path: path.to_owned(), detail: shown(&detail, path) }
+        LuksError::Library { action: action.into(), path: path.to_owned(), detail: shown(&detail, path) }
     }
 }
 

@@ -1,14 +1,16 @@
 //! What can go wrong with a volume's header.
 
+use std::borrow::Cow;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
 use ublk_targets::secret::SecretError;
 
-use super::{HeaderCopy, TokenError};
+use super::{HeaderCopy, Place, TokenError};
 
 /// Why a header could not be made, read or changed. Sizes are in bytes.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, thiserror::Error, Serialize, Deserialize)]
 pub enum LuksError {
     /// There is no such device or file.
     #[error("{} does not exist", .0.display())]
@@ -141,12 +143,40 @@ pub enum LuksError {
     },
     /// There is no memory for a key.
     #[error(transparent)]
-    Memory(#[from] SecretError),
+    Memory(
+        #[from]
+        #[serde(with = "memory")]
+        SecretError,
+    ),
+    /// The disk that it is on does not answer.
+    #[error("{} does not answer", .0.display())]
+    NoAnswer(PathBuf),
+    /// What a passphrase was made to cost is more than this host has. Both figures are in bytes.
+    #[error(
+        "a passphrase of {} takes {needed} bytes of memory to check or make, more than half of the {available} available",
+        path.display()
+    )]
+    Cost {
+        /// The header.
+        path: PathBuf,
+        /// What it takes.
+        needed: u64,
+        /// What this host has to spare.
+        available: u64,
+    },
+    /// The process that was to work on it did not.
+    #[error("the process that works on {} {what}", path.display())]
+    Aside {
+        /// The header.
+        path: PathBuf,
+        /// What became of it.
+        what: String,
+    },
     /// libcryptsetup failed.
     #[error("cannot {action} {}: {detail}", path.display())]
     Library {
         /// What was tried.
-        action: &'static str,
+        action: Cow<'static, str>,
         /// The header.
         path: PathBuf,
         /// What it said.
@@ -156,7 +186,7 @@ pub enum LuksError {
     #[error("no permission to {action} {}", path.display())]
     Permission {
         /// What was tried.
-        action: &'static str,
+        action: Cow<'static, str>,
         /// The device or file.
         path: PathBuf,
     },
@@ -164,11 +194,12 @@ pub enum LuksError {
     #[error("cannot {action} {}", path.display())]
     Io {
         /// What was tried.
-        action: &'static str,
+        action: Cow<'static, str>,
         /// The device or file.
         path: PathBuf,
         /// What it answered.
         #[source]
+        #[serde(with = "os")]
         source: io::Error,
     },
 }
@@ -179,7 +210,7 @@ impl LuksError {
         match self {
             Self::Io { source, .. } => source.kind() != io::ErrorKind::PermissionDenied,
             Self::Memory(_) | Self::Missing(_) | Self::InUse { .. } | Self::Library { .. } => true,
-            Self::NotRepaired { .. } => true,
+            Self::NotRepaired { .. } | Self::NoAnswer(_) | Self::Aside { .. } => true,
             _ => false,
         }
     }
@@ -214,13 +245,16 @@ impl LuksError {
             Self::NoPassphrase(_) => "`blkseal recovery add` gives it one",
             Self::NoSuchSlot { .. } => "`blkseal status` shows the slots in use",
             Self::Permission { .. } => "run as root",
+            Self::NoAnswer(_) => "check the storage that it is on; 'dmesg' may tell more",
+            Self::Cost { .. } => "free memory, or use the volume where there is more",
+            Self::Aside { .. } => "'dmesg' and the daemon's log may tell why, such as want of memory",
             _ => return None,
         })
     }
 
     /// What the kernel answered to `action` on `path`.
     pub fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
-        let path = path.to_owned();
+        let (action, path) = (Cow::from(action), path.to_owned());
         match source.kind() {
             io::ErrorKind::NotFound => Self::Missing(path),
             io::ErrorKind::PermissionDenied => Self::Permission { action, path },
@@ -228,7 +262,48 @@ impl LuksError {
         }
     }
 
+    pub(super) fn aside(place: &Place, what: &str) -> Self {
+        Self::Aside { path: place.header_path().to_owned(), what: what.to_owned() }
+    }
+
     pub(super) fn unsupported(path: &Path, what: impl Into<String>) -> Self {
         Self::Unsupported { path: path.to_owned(), what: what.into() }
+    }
+}
+
+/// An error of the kernel on its way from the process that met it: its number, or where it has none its text.
+mod os {
+    use super::*;
+    use serde::{Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(error: &io::Error, serializer: S) -> Result<S::Ok, S::Error> {
+        (error.raw_os_error(), error.to_string()).serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<io::Error, D::Error> {
+        let (number, text) = <(Option<i32>, String)>::deserialize(deserializer)?;
+        Ok(number.map_or_else(|| io::Error::other(text), io::Error::from_raw_os_error))
+    }
+}
+
+/// Likewise of secret memory. Only its limit is told apart.
+mod memory {
+    use super::*;
+    use serde::{Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(error: &SecretError, serializer: S) -> Result<S::Ok, S::Error> {
+        let limit = match error {
+            SecretError::Limit { needed, limit } => Some((*needed, *limit)),
+            _ => None,
+        };
+        (limit, error.to_string()).serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SecretError, D::Error> {
+        let (limit, text) = <(Option<(usize, u64)>, String)>::deserialize(deserializer)?;
+        Ok(match limit {
+            Some((needed, limit)) => SecretError::Limit { needed, limit },
+            None => SecretError::Os { action: "use", source: io::Error::other(text) },
+        })
     }
 }

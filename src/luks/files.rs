@@ -3,14 +3,20 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::{LuksError, Place, Placement};
+
+/// How long somebody else may work on a header with libcryptsetup, as `cryptsetup` does, before that is an error; and how
+/// often to look.
+const LOCK_LIMIT: Duration = Duration::from_secs(5);
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// The open files of a volume.
 #[derive(Debug)]
@@ -67,9 +73,28 @@ impl Files {
         Ok(Self { backing, header: Some(copy) })
     }
 
+    /// The backing, then the header where it is in a file of its own, to be handed to another process.
+    pub(super) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        [&self.backing].into_iter().chain(&self.header).map(AsFd::as_fd)
+    }
+
     /// The file that the header is in.
     pub(super) fn header(&self) -> &File {
         self.header.as_ref().unwrap_or(&self.backing)
+    }
+
+    /// That nobody holds the lock on the header that libcryptsetup would wait for without a limit: flock(2), which anybody can take
+    /// who may read the file.
+    pub(super) fn check_unlocked(&self, place: &Place) -> Result<(), LuksError> {
+        let deadline = Instant::now() + LOCK_LIMIT;
+        while is_locked(self.header()) {
+            if Instant::now() > deadline {
+                let by = "another process has locked it (flock); `lslocks` shows which".into();
+                return Err(LuksError::InUse { path: place.header_path().to_owned(), by });
+            }
+            std::thread::sleep(LOCK_PAUSE);
+        }
+        Ok(())
     }
 
     /// Bytes in the backing.
@@ -97,6 +122,18 @@ fn open_to_read(path: &Path) -> Result<File, LuksError> {
     } else {
         Err(LuksError::WrongFileType(path.to_owned()))
     }
+}
+
+/// Whether an open file of somebody else has a lock on `file`. Where the file system has no such locks, nobody has.
+fn is_locked(file: &File) -> bool {
+    let is_file = file.metadata().is_ok_and(|metadata| metadata.is_file());
+    // SAFETY: locks and unlocks an open file; no memory is involved.
+    let try_lock = |operation| unsafe { libc::flock(file.as_raw_fd(), operation | libc::LOCK_NB) } == 0;
+    if !is_file || try_lock(libc::LOCK_EX) {
+        let _ = try_lock(libc::LOCK_UN); // of which it cannot be told that it failed: it holds for a moment only
+        return false;
+    }
+    std::io::Error::last_os_error().kind() == std::io::ErrorKind::WouldBlock
 }
 
 /// The way to a volume's files.

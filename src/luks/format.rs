@@ -317,7 +317,7 @@ fn replace(old: &File, path: &Path, image: &[u8]) -> Result<(), LuksError> {
 fn place_detached(header: &Path, image: &[u8]) -> Result<(), LuksError> {
     atomic_file::create(header, image).map_err(|e| match e.kind() {
         std::io::ErrorKind::AlreadyExists => LuksError::HeaderExists(header.to_owned()),
-        _ => LuksError::Io { action: "create the header", path: header.to_owned(), source: e },
+        _ => LuksError::Io { action: "create the header".into(), path: header.to_owned(), source: e },
     })
 }
 

@@ -1,7 +1,6 @@
 //! Reading a volume's header, checking a DEK against it, and exchanging its token.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use libcryptsetup_rs::{CryptDevice, TokenInput};
 use serde::{Deserialize, Serialize};
@@ -10,7 +9,7 @@ use uuid::Uuid;
 
 use super::copies::Copies;
 use super::files::{Access, Files};
-use super::look::{Described, good, look_through};
+use super::look::{Described, good};
 use super::metadata::Metadata;
 use super::{HeaderCopy, Keyslot, LuksError, Place, Token, claim, crypt};
 
@@ -18,11 +17,12 @@ use super::{HeaderCopy, Keyslot, LuksError, Place, Token, claim, crypt};
 pub(super) const STACK_USED: usize = 64 * 1024;
 
 /// A volume's header as it was when it was read. The calls that check or change it read it again.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Header {
     /// Where the volume is.
     pub place: Place,
     /// The way to its files that later calls take.
+    #[serde(skip)]
     pub access: Access,
     /// The volume's UUID.
     pub uuid: Uuid,
@@ -55,32 +55,6 @@ pub struct Repair {
     pub copy: HeaderCopy,
 }
 
-/// Reads the header of the volume at `place`. A damaged copy is repaired from the good one, and
-/// [`Header::repair`] says so; nothing else is written.
-pub fn open(place: &Place) -> Result<Header, LuksError> {
-    open_by(place, Access::ByPath)
-}
-
-/// As [`open`], in the way of `access`, which later calls on the header take as well.
-pub fn open_by(place: &Place, access: Access) -> Result<Header, LuksError> {
-    Ok(load(place, &access)?.header)
-}
-
-/// Bytes of the largest header that is copied: metadata and the area of passphrases.
-const LONGEST_COPY: u64 = 128 << 20;
-
-/// As [`open_by`], through `files`, of which none is written: a damaged copy of the header is left as it is, and
-/// [`Header::damaged`] says so.
-pub fn open_to_read(place: &Place, files: Files) -> Result<Header, LuksError> {
-    let seen = look_through(place, &files)?;
-    let length = if seen.data_offset == 0 { LONGEST_COPY } else { seen.data_offset.min(LONGEST_COPY) };
-    let path = place.header_path();
-    let copied =
-        files.with_copied_header(length).map_err(|e| LuksError::io("read the header of", path, e))?;
-    let header = open_by(place, Access::Through(Arc::new(copied)))?;
-    Ok(Header { repair: None, damaged: seen.damaged, ..header })
-}
-
 /// A header and libcryptsetup's handle on it.
 pub(super) struct Loaded {
     pub header: Header,
@@ -95,7 +69,7 @@ pub(super) struct Found {
     repair: Option<Repair>,
 }
 
-fn load(place: &Place, access: &Access) -> Result<Loaded, LuksError> {
+pub(super) fn load(place: &Place, access: &Access) -> Result<Loaded, LuksError> {
     let Found { device, described, repair } = find(place, access)?;
     let (header, token_slot) = described.with_token(access.clone())?;
     Ok(Loaded { header: Header { repair, ..header }, device, token_slot })
@@ -107,6 +81,7 @@ pub(super) fn find(place: &Place, access: &Access) -> Result<Found, LuksError> {
     let files = access.files(place)?;
     let size = files.size(place)?;
     let copies = Copies::read(files.header(), path)?;
+    files.check_unlocked(place)?;
     let mut device =
         crypt::load(place, &access.place(place)).map_err(|error| match (error, copies.damaged()) {
             (LuksError::Library { path, detail: reason, .. }, Some(copy)) => {
@@ -120,49 +95,26 @@ pub(super) fn find(place: &Place, access: &Access) -> Result<Found, LuksError> {
     Ok(Found { device, described, repair })
 }
 
-impl Header {
-    /// Checks `dek` against the digest in the header (LUKS2: PBKDF2 over the volume key).
-    pub fn verify(&self, dek: &Dek) -> Result<(), LuksError> {
-        self.reload()?.verify(dek)
+/// The header at `place` as it is now, if it is still that of the volume `uuid`.
+pub(super) fn load_known(place: &Place, access: &Access, uuid: Uuid) -> Result<Loaded, LuksError> {
+    let loaded = load(place, access)?;
+    if loaded.header.uuid != uuid {
+        return Err(LuksError::OtherVolume(place.header_path().to_owned()));
     }
+    Ok(loaded)
+}
 
-    /// Puts `token` in the place of the present one. The header's two copies are written one after the other, each
-    /// with its checksum and synced, so that at every instant one of the tokens is the valid one.
-    pub fn replace_token(&mut self, token: Token) -> Result<(), LuksError> {
-        let mut loaded = self.reload()?;
-        let slot = loaded.token_slot;
-        let path = self.place.header_path();
-        loaded
-            .device
-            .token_handle()
-            .json_set(TokenInput::ReplaceToken(slot, &token.to_json()))
-            .map_err(crypt::failed("write the token of", path))?;
-        *self = self.reload()?.header;
-        Ok(())
+/// Takes the token of the volume `uuid` away.
+pub(super) fn release(place: &Place, access: &Access, uuid: Uuid) -> Result<(), LuksError> {
+    let path = place.header_path();
+    let _claim = claim(&place.backing, 0)?;
+    let mut loaded = load_known(place, access, uuid)?;
+    if loaded.header.keyslots.is_empty() {
+        return Err(LuksError::NoPassphrase(path.to_owned()));
     }
-
-    /// Takes the token away, so that nothing but passphrases opens the volume, and blkseal is out of it. Refused while
-    /// somebody uses the backing, and where there is no passphrase.
-    pub fn release(self) -> Result<(), LuksError> {
-        let path = self.place.header_path();
-        let _claim = claim(&self.place.backing, 0)?;
-        let mut loaded = self.reload()?;
-        if loaded.header.keyslots.is_empty() {
-            return Err(LuksError::NoPassphrase(path.to_owned()));
-        }
-        let slot = loaded.token_slot;
-        let removed = loaded.device.token_handle().json_set(TokenInput::RemoveToken(slot));
-        removed.map(drop).map_err(crypt::failed("remove the token of", path))
-    }
-
-    /// The header as it is now, if it is still this volume's.
-    pub(super) fn reload(&self) -> Result<Loaded, LuksError> {
-        let loaded = load(&self.place, &self.access)?;
-        if loaded.header.uuid != self.uuid {
-            return Err(LuksError::OtherVolume(self.place.header_path().to_owned()));
-        }
-        Ok(loaded)
-    }
+    let slot = loaded.token_slot;
+    let removed = loaded.device.token_handle().json_set(TokenInput::RemoveToken(slot));
+    removed.map(drop).map_err(crypt::failed("remove the token of", path))
 }
 
 impl Loaded {
@@ -174,6 +126,13 @@ impl Loaded {
             Some(libc::EPERM | libc::EINVAL) => LuksError::WrongKey(path.to_owned()),
             _ => crypt::failed("check the key of", path)(error),
         })
+    }
+
+    pub fn replace_token(&mut self, token: &Token) -> Result<(), LuksError> {
+        let input = &token.to_json();
+        let replaced = self.device.token_handle().json_set(TokenInput::ReplaceToken(self.token_slot, input));
+        let path = self.header.place.header_path();
+        replaced.map(drop).map_err(crypt::failed("write the token of", path))
     }
 }
 

@@ -42,6 +42,8 @@ struct KeyslotObject {
 struct Kdf {
     #[serde(rename = "type")]
     kind: String,
+    /// KiB that Argon2 takes.
+    memory: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -133,6 +135,12 @@ impl Metadata {
         let kdf =
             |object: &KeyslotObject| object.kdf.as_ref().map_or_else(String::new, |kdf| kdf.kind.clone());
         self.bound().map(|(&slot, object)| Keyslot { slot, kdf: kdf(object) }).collect()
+    }
+
+    /// Bytes of memory that it takes to try a passphrase on each of these slots, one after the other.
+    pub fn derivation_memory(&self) -> u64 {
+        let costs = self.bound().filter_map(|(_, object)| object.kdf.as_ref()?.memory);
+        costs.max().unwrap_or_default().saturating_mul(1024)
     }
 
     /// The one token of type `blkseal`, and its number.

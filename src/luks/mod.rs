@@ -10,12 +10,15 @@
 //! | [`Files`] | a volume's files, opened once, in place of the paths that led to them |
 //! | [`erase`](fn@erase) | destroys all that opens a volume |
 //! | [`Token`] | the JSON that names provider and KEK and carries the wrapped DEK |
+//! | [`aside`] | has libcryptsetup work in processes that can be killed |
 //! | [`claim`](fn@claim), [`claim_to_read`] | takes a backing device or file for one user |
 //!
 //! Key bytes go from secret pages straight into libcryptsetup, or from it into them; it keeps copies in locked memory of
 //! its own and wipes that when it is done.
 
 mod adopt;
+pub mod aside;
+mod calls;
 mod claim;
 mod copies;
 mod crypt;
@@ -25,6 +28,7 @@ mod files;
 mod format;
 mod header;
 mod look;
+mod memory;
 mod metadata;
 mod probe;
 mod recovery;
@@ -33,19 +37,21 @@ mod token;
 #[cfg(test)]
 mod tests;
 
-pub use adopt::{Unlocked, unlock};
+pub use calls::{Unlocked, open, open_by, open_to_read, unlock};
 pub use claim::{claim, claim_to_read};
 pub use copies::{HeaderCopy, uuid_at};
 pub use erase::erase;
 pub use error::LuksError;
 pub use files::{Access, Files};
 pub use format::{FormatOptions, Prepared, prepare};
-pub use header::{Header, Repair, open, open_by, open_to_read};
+pub use header::{Header, Repair};
 pub use look::look;
 pub use metadata::Keyslot;
 pub use token::{Token, TokenError};
 
 use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
 
 /// The cipher of every volume, in dm-crypt's notation: IEEE 1619 XTS, tweak = number of the 512-byte sector.
 pub const CIPHER: &str = "aes-xts-plain64";
@@ -53,7 +59,7 @@ pub const CIPHER: &str = "aes-xts-plain64";
 pub const ATTACHED_DATA_OFFSET: u64 = 16 * 1024 * 1024;
 
 /// Where a volume's header is.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Placement {
     /// On the backing, before the data.
     Attached,
@@ -62,7 +68,7 @@ pub enum Placement {
 }
 
 /// Where a volume is: its data, and its header.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Place {
     /// The block device or regular file that holds the ciphertext.
     pub backing: PathBuf,

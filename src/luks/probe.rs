@@ -66,5 +66,5 @@ fn new_probe(file: &File) -> Result<BlkidProbe, BlkidErr> {
 }
 
 fn failed(action: &'static str, path: &Path, error: BlkidErr) -> LuksError {
-    LuksError::Library { action, path: path.to_owned(), detail: error.to_string() }
+    LuksError::Library { action: action.into(), path: path.to_owned(), detail: error.to_string() }
 }

@@ -1,88 +1,79 @@
 //! Recovery passphrases: LUKS2 keyslots that hold the DEK, so that stock cryptsetup opens the volume.
 
-use libcryptsetup_rs::consts::flags::{CryptActivate, CryptVolumeKey};
+use libcryptsetup_rs::consts::flags::CryptVolumeKey;
 use libcryptsetup_rs::consts::vals::CryptKdf;
 use libcryptsetup_rs::{CryptPbkdfType, CryptSettingsHandle, Either, LibcryptErr};
 use ublk_targets::secret::{Dek, Secret, scrub_stack};
 
-use super::header::STACK_USED;
-use super::{CIPHER, Header, Keyslot, LuksError, crypt};
+#[cfg(test)]
+use super::Header;
+#[cfg(test)]
+use super::header::load_known;
+use super::header::{Loaded, STACK_USED};
+use super::{CIPHER, LuksError, crypt, memory};
 
-impl Header {
-    /// Adds a passphrase that opens the volume without any key provider, and returns its slot. The passphrase goes
-    /// through Argon2id at the cost that cryptsetup chooses for this host (about two seconds). `dek` must be the volume's.
-    pub fn recovery_add(&mut self, dek: &Dek, passphrase: &Secret) -> Result<u32, LuksError> {
-        let path = self.place.header_path();
-        let cost = CryptSettingsHandle::get_pbkdf_type_params(&CryptKdf::Argon2Id)
-            .map_err(crypt::failed("choose the cost of a passphrase of", path))?;
-        self.add_keyslot(dek, passphrase, &cost)
+/// What adding a passphrase takes at least, in bytes: less makes it too easy to guess.
+const LEAST_MEMORY: u64 = 64 << 20;
+
+/// Adds `passphrase` to the volume that is loaded, at the cost that fits this host.
+pub(super) fn add(mut loaded: Loaded, dek: &Dek, passphrase: &Secret) -> Result<u32, LuksError> {
+    let path = loaded.header.place.header_path().to_owned();
+    loaded.verify(dek)?; // which takes no memory, unlike what follows
+    let cost = CryptSettingsHandle::get_pbkdf_type_params(&CryptKdf::Argon2Id)
+        .map_err(crypt::failed("choose the cost of a passphrase of", &path))?;
+    memory::check(&path, LEAST_MEMORY)?;
+    let most = u32::try_from(memory::share() / 1024).unwrap_or(u32::MAX);
+    let cost = CryptPbkdfType { max_memory_kb: cost.max_memory_kb.min(most), ..cost };
+    add_at(loaded, dek, passphrase, &cost)
+}
+
+fn add_at(
+    mut loaded: Loaded,
+    dek: &Dek,
+    passphrase: &Secret,
+    cost: &CryptPbkdfType,
+) -> Result<u32, LuksError> {
+    let path = loaded.header.place.header_path().to_owned();
+    let failed = crypt::failed("add a passphrase to", &path);
+    loaded.device.settings_handle().set_pbkdf_type(cost).map_err(&failed)?;
+    // A header without keyslots says nowhere how to encrypt them.
+    loaded.device.keyslot_handle().set_encryption(CIPHER, dek.expose().len()).map_err(&failed)?;
+    let added: Result<u32, LibcryptErr> = loaded.device.keyslot_handle().add_by_key(
+        None,
+        Some(Either::Left(dek.expose())),
+        passphrase.expose(),
+        CryptVolumeKey::empty(),
+    );
+    scrub_stack::<STACK_USED>();
+    added.map_err(&failed)
+}
+
+/// Wipes the keyslot `slot` of the volume that is loaded.
+pub(super) fn remove(mut loaded: Loaded, slot: u32) -> Result<(), LuksError> {
+    let path = loaded.header.place.header_path().to_owned();
+    if !loaded.header.keyslots.iter().any(|keyslot| keyslot.slot == slot) {
+        return Err(LuksError::NoSuchSlot { path, slot });
     }
+    let removed = loaded.device.keyslot_handle().destroy(slot);
+    removed.map_err(crypt::failed("remove the passphrase of", &path))
+}
 
+#[cfg(test)]
+impl Header {
     /// The slot that `passphrase` opens.
-    pub fn recovery_find(&self, passphrase: &Secret) -> Result<u32, LuksError> {
-        let path = self.place.header_path();
-        let mut loaded = self.reload()?;
+    pub(super) fn recovery_find(&self, passphrase: &Secret) -> Result<u32, LuksError> {
+        let mut loaded = load_known(&self.place, &self.access, self.uuid)?;
         // Without a name nothing is activated: the passphrase is checked only.
-        let found = loaded.device.activate_handle().activate_by_passphrase(
-            None,
-            None,
-            passphrase.expose(),
-            CryptActivate::empty(),
-        );
-        scrub_stack::<STACK_USED>();
+        let mut handle = loaded.device.activate_handle();
+        let flags = libcryptsetup_rs::consts::flags::CryptActivate::empty();
+        let found = handle.activate_by_passphrase(None, None, passphrase.expose(), flags);
+        let path = self.place.header_path();
         found.map_err(|error| match crypt::errno(&error) {
             Some(libc::EPERM | libc::ENOENT) => LuksError::WrongPassphrase(path.to_owned()),
             _ => crypt::failed("check the passphrase of", path)(error),
         })
     }
 
-    /// Wipes the keyslot `slot`. The volume still opens through its token.
-    pub fn recovery_remove(&mut self, slot: u32) -> Result<(), LuksError> {
-        let path = self.place.header_path();
-        let mut loaded = self.reload()?;
-        if !loaded.header.keyslots.iter().any(|keyslot| keyslot.slot == slot) {
-            return Err(LuksError::NoSuchSlot { path: path.to_owned(), slot });
-        }
-        loaded
-            .device
-            .keyslot_handle()
-            .destroy(slot)
-            .map_err(crypt::failed("remove the passphrase of", path))?;
-        *self = self.reload()?.header;
-        Ok(())
-    }
-
-    /// The recovery passphrases that the header has now.
-    pub fn recovery_list(&self) -> Result<Vec<Keyslot>, LuksError> {
-        Ok(self.reload()?.header.keyslots)
-    }
-
-    fn add_keyslot(
-        &mut self,
-        dek: &Dek,
-        passphrase: &Secret,
-        cost: &CryptPbkdfType,
-    ) -> Result<u32, LuksError> {
-        let path = self.place.header_path().to_owned();
-        let failed = crypt::failed("add a passphrase to", &path);
-        let mut loaded = self.reload()?;
-        loaded.verify(dek)?;
-        loaded.device.settings_handle().set_pbkdf_type(cost).map_err(&failed)?;
-        // A header without keyslots says nowhere how to encrypt them.
-        loaded.device.keyslot_handle().set_encryption(CIPHER, dek.expose().len()).map_err(&failed)?;
-        let added: Result<u32, LibcryptErr> = loaded.device.keyslot_handle().add_by_key(
-            None,
-            Some(Either::Left(dek.expose())),
-            passphrase.expose(),
-            CryptVolumeKey::empty(),
-        );
-        scrub_stack::<STACK_USED>();
-        let slot = added.map_err(&failed)?;
-        *self = self.reload()?.header;
-        Ok(slot)
-    }
-
-    #[cfg(test)]
     pub(super) fn recovery_add_cheaply(&mut self, dek: &Dek, passphrase: &Secret) -> Result<u32, LuksError> {
         let cost = CryptPbkdfType {
             type_: CryptKdf::Argon2Id,
@@ -93,6 +84,10 @@ impl Header {
             parallel_threads: 1,
             flags: libcryptsetup_rs::consts::flags::CryptPbkdf::NO_BENCHMARK,
         };
-        self.add_keyslot(dek, passphrase, &cost)
+        let mut loaded = load_known(&self.place, &self.access, self.uuid)?;
+        loaded.verify(dek)?;
+        let slot = add_at(loaded, dek, passphrase, &cost)?;
+        *self = load_known(&self.place, &self.access, self.uuid)?.header;
+        Ok(slot)
     }
 }

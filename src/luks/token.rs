@@ -2,7 +2,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::provider::wrap::{self, WRAPPED_DEK_LEN};
@@ -15,7 +15,8 @@ const VERSION: u64 = 1;
 const MAX_LEN: usize = 2048;
 
 /// What a volume's header says of its key.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Value", into = "Value")]
 pub struct Token {
     /// The provider that has the KEK.
     pub provider: ProviderName,
@@ -26,7 +27,7 @@ pub struct Token {
 }
 
 /// Why a header's token cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum TokenError {
     /// The header has no token of type `blkseal`.
     #[error("it has no blkseal token")]
@@ -83,6 +84,20 @@ struct Fields {
     kek_id: KekId,
     wrap: String,
     wrapped_dek: String,
+}
+
+impl TryFrom<Value> for Token {
+    type Error = TokenError;
+
+    fn try_from(value: Value) -> Result<Self, TokenError> {
+        Self::from_json(value)
+    }
+}
+
+impl From<Token> for Value {
+    fn from(token: Token) -> Self {
+        token.to_json()
+    }
 }
 
 impl Token {

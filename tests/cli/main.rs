@@ -5,6 +5,7 @@
 
 mod adopt;
 mod daemon;
+mod header;
 mod memory;
 mod pages;
 mod rekey;

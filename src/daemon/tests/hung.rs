@@ -29,10 +29,15 @@ impl Drop for Hung {
     }
 }
 
-/// A look at a header that hangs where the disk does.
-fn look(place: &Place) -> Result<Header, LuksError> {
+/// Hangs where the disk does.
+fn wait_for(backing: &Path) {
     let hung = HUNG.0.lock().unwrap();
-    drop(HUNG.1.wait_while(hung, |hung| hung.contains(&place.backing)).unwrap());
+    drop(HUNG.1.wait_while(hung, |hung| hung.contains(backing)).unwrap());
+}
+
+/// A look at a header, which waits for the disk.
+fn look(place: &Place) -> Result<Header, LuksError> {
+    wait_for(&place.backing);
     luks::look(place)
 }
 
@@ -40,19 +45,21 @@ impl Host {
     /// Volumes on disks some of which may come to hang.
     fn with_volumes(names: &[&str]) -> Self {
         let mut host = Host::with_provider();
+        let driver = Arc::clone(&host.driver);
         (host.client, host.daemon) = start_daemon_with(host.directory.path(), &host.driver, |daemon| {
             daemon.headers = headers::looks(Duration::from_secs(5), look);
+            // A worker waits for it, too, and with it who has it start.
+            let driver = Arc::clone(&driver);
+            daemon.start_worker = Box::new(move |start| {
+                start.job.backing.as_deref().iter().for_each(|backing| wait_for(backing));
+                driver.start_worker(start)
+            });
         });
         host.unlock("office", "sesame").unwrap();
         for name in names {
             host.create(name, host.image(name)).unwrap();
         }
         host
-    }
-
-    fn problems(&mut self) -> Vec<(String, Option<String>)> {
-        let volumes = self.call(&List {}).unwrap().volumes;
-        volumes.into_iter().map(|volume| (volume.name.to_string(), volume.problem)).collect()
     }
 }
 
@@ -113,9 +120,6 @@ fn whoever_locks_an_image_that_all_may_read_keeps_nobody_from_looking() {
     for name in ["one", "two"] {
         assert_eq!(host.call(&Status { volume: name.into() }).unwrap().state, VolumeState::Unlocked);
     }
-    let open = host.open("two");
-    assert_eq!(host.call(&open).unwrap().state, VolumeState::Live);
-    assert!(host.problems().iter().all(|(_, problem)| problem.is_none()));
 }
 
 #[test]
@@ -134,4 +138,36 @@ fn a_damaged_copy_is_told_by_who_looks_and_repaired_by_who_works() {
     let notice = host.call(&open).unwrap().notice.unwrap();
     assert!(notice.contains("was damaged and has been repaired"), "{notice}");
     assert_eq!(host.call(&Status { volume: "vol".into() }).unwrap().notice, None);
+}
+
+#[test]
+fn a_volume_whose_disk_hangs_keeps_no_other_one_of_its_provider_waiting() {
+    let mut host = Host::with_volumes(&["a-hung", "b", "c"]);
+    host.call(&ProviderLock { name: "office".parse().unwrap() }).unwrap();
+    for name in ["a-hung", "b", "c"] {
+        host.want(name);
+    }
+    let hung = Hung::new(&host.path("a-hung"));
+    host.unlock("office", "sesame").unwrap();
+    for name in ["b", "c"] {
+        host.wait_until("the others are live", |host| host.status(name).state == VolumeState::Live);
+    }
+    assert!(host.status("a-hung").device.is_none());
+    drop(hung);
+    host.wait_until("it is live, too", |host| host.status("a-hung").state == VolumeState::Live);
+}
+
+#[test]
+fn who_works_with_an_image_that_somebody_has_locked_is_told_so_and_others_work_on() {
+    let mut host = Host::with_volumes(&["one", "two"]);
+    let reader = fs::File::open(host.path("one")).unwrap();
+    // SAFETY: locks an open file; no memory is involved.
+    assert_eq!(unsafe { libc::flock(reader.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) }, 0);
+    let open = host.open("one");
+    host.fails(&open, FailureKind::Busy, "another process has locked it (flock)");
+    let open = host.open("two");
+    host.call(&open).unwrap();
+    drop(reader);
+    let open = host.open("one");
+    host.call(&open).unwrap();
 }
