@@ -51,6 +51,9 @@ pub struct DeviceArguments {
     /// Refuse writes
     #[arg(long)]
     read_only: bool,
+    /// What is on it is this host's, not a guest's: look for partitions and file systems, with links by UUID and label
+    #[arg(long)]
+    host: bool,
     /// Pass discards to the backing; they show which sectors are unused
     #[arg(long)]
     allow_discards: bool,
@@ -85,6 +88,7 @@ impl DeviceArguments {
             spin_us: self.spin,
             allow_discards: self.allow_discards,
             read_only: self.read_only,
+            host: self.host,
             cpu_path,
         }
     }

@@ -248,12 +248,16 @@ pub struct DeviceOptions {
     /// Whether writes are refused.
     #[serde(default)]
     pub read_only: bool,
+    /// Whether what is on it is the host's own, not a guest's: the kernel and udev look for partitions and file systems.
+    #[serde(default)]
+    pub host: bool,
     /// The cipher's implementation, for studies; none picks the fastest for this CPU.
     pub cpu_path: Option<String>,
 }
 
 impl DeviceOptions {
-    /// Whether they choose how the device works, or let discards reach the backing whatever the volume's header says.
+    /// Whether they choose how the device works, let discards reach the backing whatever the volume's header says, or let what is
+    /// on the volume become names of this host.
     pub fn tunes(&self) -> bool {
         *self != Self { read_only: self.read_only, ..Self::default() }
     }

@@ -71,6 +71,11 @@ pub struct Job {
     pub discards: bool,
     /// Whether writes are refused.
     pub read_only: bool,
+    /// Whether its content is the host's own, for the kernel and udev to look into.
+    #[serde(default)]
+    pub host: bool,
+    /// Where udev's rule looks for what volume a device is of; none where the daemon is of a release that knew no such thing.
+    pub udev_dir: Option<PathBuf>,
     /// The cipher's implementation; none picks the fastest for this CPU.
     pub cpu_path: Option<String>,
     /// The socket on which the worker is to listen.

@@ -15,11 +15,11 @@ use super::authorise::Caller;
 use super::claimed::Claimed;
 use super::events::Action;
 use super::flush;
-use super::links;
 use super::process::Process;
 use super::records::Record;
 use super::volumes::{place, tell};
 use super::worker::Start;
+use super::{announced, links};
 use crate::control::worker::{Job, Report};
 use crate::control::{
     Close, Closed, DeviceOptions, Failure, FailureKind, Open, OpenTarget, TargetKind, Volume,
@@ -29,6 +29,8 @@ use crate::luks::{Header, Placement};
 use crate::name::Name;
 use crate::volume::{self, Known, State, Unverified, VolumeError};
 
+/// How often a device is looked at anew that somebody opens just when it is to be stopped.
+const STOP_ATTEMPTS: u32 = 10;
 /// How long a worker may take to end when its device was stopped.
 const END_LIMIT: Duration = Duration::from_secs(30);
 /// How long what was written to a device may take to reach its backing when it is closed.
@@ -192,20 +194,38 @@ impl Daemon {
         if !call.force {
             self.check_has_header(&name)?;
         }
-        let claim = volume::claim_unused(&name, &device.report.node)?;
-        let flushed = flush::within(FLUSH_LIMIT, &claim);
-        if matches!(&flushed, Err(error) if error.kind() == io::ErrorKind::TimedOut) {
-            let message =
-                format!("volume {name} stays open: what was written to it does not reach its backing");
-            return Err(
-                Failure::new(FailureKind::Io, message).hint("close it once the backing answers again")
-            );
-        }
-        self.end(&device, Some(claim))?;
+        let flushed = self.flush_and_stop(&name, &device)?;
+        self.end(&device, None)?;
         flushed.map(|()| Closed::default()).map_err(|error| {
             let message = format!("volume {name} is closed, but its last writes may be lost: {error}");
             Failure::new(FailureKind::Io, message).hint("check the backing, then what is on the volume")
         })
+    }
+
+    /// Stops the device of a live volume unless somebody uses it, once what was written is flushed; says how that went. Whoever opens
+    /// it between the look and the stop keeps it where the driver sees that.
+    fn flush_and_stop(&self, name: &Name, device: &Device) -> Result<io::Result<()>, Failure> {
+        let identity = device.identity();
+        for _ in 0..STOP_ATTEMPTS {
+            let claim = volume::claim_unused(name, &device.report.node)?;
+            let flushed = flush::within(FLUSH_LIMIT, &claim);
+            if matches!(&flushed, Err(error) if error.kind() == io::ErrorKind::TimedOut) {
+                let message =
+                    format!("volume {name} stays open: what was written to it does not reach its backing");
+                let hint = "close it once the backing answers again";
+                return Err(Failure::new(FailureKind::Io, message).hint(hint));
+            }
+            if !self.driver.sees_users() {
+                identity.stop(&*self.driver)?;
+                return Ok(flushed);
+            }
+            drop(claim); // it is a use of the device, too
+            if identity.stop_unused(&*self.driver)? {
+                return Ok(flushed);
+            }
+        }
+        let by = "somebody opens it again and again".to_owned();
+        Err(VolumeError::InUse { name: name.clone(), by }.into())
     }
 
     /// Closes a device that no worker serves, so that nothing can be written out: with errors for those who use it, where they
@@ -253,6 +273,7 @@ impl Daemon {
         links::remove(&self.options.link(name), &device.report.node);
         remove_file(&self.options.worker_record(name));
         remove_file(&device.report.job.socket);
+        announced::clean(&self.options.udev_dir());
         self.devices().remove(name);
     }
 
@@ -271,6 +292,7 @@ impl Daemon {
             (self.start_worker)(Start { job, recover: None, dek, backing }).inspect_err(|_| {
                 self.delete_by_word(word);
                 remove_file(&self.options.worker_record(&name));
+                announced::clean(&self.options.udev_dir());
             })?;
         let device = Device::new(report, process, claimed);
         let kept = self.keep(&device);
@@ -329,6 +351,7 @@ impl Daemon {
             depth: options.depth.unwrap_or(default.depth),
             max_io: options.max_io_bytes.unwrap_or(default.max_io),
             spin_us: options.spin_us.unwrap_or(default.spin_us),
+            partitions: options.host,
         };
         layout.check()?;
         if let Some(path) = &options.cpu_path {
@@ -350,6 +373,8 @@ impl Daemon {
             spin_us: Some(layout.spin_us),
             discards: false,
             read_only: options.read_only,
+            host: options.host,
+            udev_dir: Some(self.options.udev_dir()),
             cpu_path: options.cpu_path.clone(),
             socket: self.options.worker_socket(name),
             word: Some(random_word()),

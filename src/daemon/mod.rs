@@ -20,6 +20,7 @@
 //! | `turns` | one command at a time on a volume |
 //! | `wrapping` | no KEK is destroyed, and no provider removed, under a command that wraps by it |
 //! | `links` | `/dev/blkseal/NAME` |
+//! | `announced` | what udev was told of devices, removed with them |
 //! | `flush` | flushing what may hang |
 //! | `events` | a record of each change and refusal |
 //! | `event_log` | these records on disk: a bounded number of files of bounded size |
@@ -27,6 +28,7 @@
 
 mod adopt;
 mod ages;
+mod announced;
 mod authorise;
 mod certificates;
 mod claimed;

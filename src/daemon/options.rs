@@ -69,6 +69,11 @@ impl Options {
         self.wishes_dir().join(format!("{name}.json"))
     }
 
+    /// Where udev's rule looks for what volume a device is of.
+    pub fn udev_dir(&self) -> PathBuf {
+        self.run_dir.join("udev")
+    }
+
     /// The stable name of the device that serves `name`.
     pub fn link(&self, name: &Name) -> PathBuf {
         self.dev_dir.join(name.as_str())
@@ -89,6 +94,7 @@ impl Options {
             (&options.run_dir, 0o755),
             (&options.workers_dir(), 0o700),
             (&options.wishes_dir(), 0o700),
+            (&options.udev_dir(), 0o700),
             (&options.dev_dir, 0o755),
         ];
         for (directory, mode) in directories {

@@ -12,7 +12,7 @@ use super::devices::{Device, remove_file};
 use super::process::Process;
 use super::records::{Record, left_behind};
 use super::waiting::{FIRST_PAUSE, longer};
-use super::{links, worker};
+use super::{announced, links, worker};
 use crate::control::worker::{Job, Report, old_word};
 use crate::control::{Failure, FailureKind, TargetKind};
 use crate::identity::FileId;
@@ -179,6 +179,7 @@ impl Daemon {
         self.watch_age_of_keks();
         self.watch_certificates();
         self.take_over_wishes();
+        announced::clean(&self.options.udev_dir());
         let devices = self.devices();
         links::clean(&self.options.dev_dir, |name| {
             name.parse::<Name>().is_ok_and(|name| devices.contains_key(&name))

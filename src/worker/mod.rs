@@ -6,9 +6,11 @@
 //!
 //! | file | what it holds |
 //! |---|---|
+//! | `announce` | what udev is told of a device |
 //! | `target` | from the job to the target: backing, cipher |
 //! | `confine` | what the process gives up: dumps, swap, mounts, capabilities |
 
+mod announce;
 mod confine;
 mod target;
 
@@ -28,6 +30,7 @@ use crate::control::worker::{Job, Report, Serve, WorkerCalls};
 use crate::control::{self, Answer, Counters, Failure, FailureKind, Peer, Secrets, Service};
 use crate::logging;
 use crate::seccomp;
+use announce::Announcement;
 use target::{Keys, Prepared};
 
 /// How long the daemon may take to hand over the job.
@@ -91,14 +94,23 @@ fn serve(call: Serve, mut secrets: Secrets, answer: Pending) -> Result<(), Failu
     let prepared = target::prepare(&job, dek, backing)?;
     let listener = control::bind(&job.socket, 0o600)
         .map_err(|error| system(&format!("listen at {}", job.socket.display()), &error))?;
+    let announcement = Announcement::prepare(&job).map(Arc::new);
     confine::for_service().map_err(|error| system("confine the worker", &error))?;
     let start = recover.map_or(Start::Add(job.word()), |id| Start::Recover(id, job.word()));
+    let contacts = Contacts { listener, answer, announcement };
     let own = Own { start, job, claim };
     match prepared {
-        Prepared::Null(target) => serve_target(own, None, target, listener, answer),
-        Prepared::Plain(target) => serve_target(own, None, target, listener, answer),
-        Prepared::Crypt(target, keys) => serve_target(own, Some(keys), target, listener, answer),
+        Prepared::Null(target) => serve_target(own, None, target, contacts),
+        Prepared::Plain(target) => serve_target(own, None, target, contacts),
+        Prepared::Crypt(target, keys) => serve_target(own, Some(keys), target, contacts),
     }
+}
+
+/// Whom a worker has to do with while its device starts.
+struct Contacts {
+    listener: UnixListener,
+    answer: Pending,
+    announcement: Option<Arc<Announcement>>,
 }
 
 /// What a worker was given.
@@ -112,17 +124,28 @@ fn serve_target<T: Target>(
     Own { start, job, claim }: Own,
     keys: Option<Keys>,
     target: T,
-    listener: UnixListener,
-    answer: Pending,
+    contacts: Contacts,
 ) -> Result<(), Failure> {
+    let Contacts { listener, answer, announcement } = contacts;
     let layout = Layout {
         queues: job.queues,
         threads: job.threads.unwrap_or(1),
         depth: job.depth,
         max_io: job.max_io_bytes,
         spin_us: job.spin_us.unwrap_or_default(),
+        partitions: job.host,
+    };
+    // One that is taken over, udev knows.
+    let new = announcement.clone().filter(|_| matches!(start, Start::Add(_)));
+    let added = move |id| {
+        if let Some(announcement) = new {
+            announcement.added(id);
+        }
     };
     let ready = move |running: Running| {
+        if let Some(announcement) = announcement {
+            announcement.started(running.id());
+        }
         let worker = Arc::new(Worker { job, claim, keys, running });
         let is_known = answer.give(Ok(worker.report())) != Given::ToNobody;
         if !is_known && matches!(start, Start::Add(_)) {
@@ -139,7 +162,7 @@ fn serve_target<T: Target>(
         std::thread::spawn(move || control::serve(&worker, &listener));
         true
     };
-    Ok(device::serve(start, &layout, target, ready)?)
+    Ok(device::serve(start, &layout, target, added, ready)?)
 }
 
 /// What answers on the worker's own socket.

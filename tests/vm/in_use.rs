@@ -1,10 +1,14 @@
 //! In use means in use: whoever holds a volume's device, or a backing, is named, and nothing happens to what they hold.
 
 use std::fs::{self, File, OpenOptions};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
 
+use crate::support::disk::Aligned;
 use crate::support::shell::said;
 use crate::support::{Disk, Host, Volume, eventually, run, run_in};
 
@@ -95,7 +99,7 @@ fn a_loop_device_on_the_device() {
 fn partitions_of_the_device() {
     let host = Host::start();
     let volume = host.create("parts", &host.image("backing", 48 << 20), &[]);
-    partition(&volume.open(&[]));
+    partition(&volume.open(&["--host"]));
     let node = format!("/dev/{}p1", volume.kernel_name());
     eventually("the partition has a node", || Path::new(&node).exists());
     let process = Process::that_has(File::open(&node).unwrap());
@@ -154,6 +158,42 @@ fn processes_device_mapper_and_swap() {
     stays_open(&host, &volume, "swap");
     run(&format!("busybox swapoff {}", path.display()));
     volume.close();
+}
+
+/// Whether the driver itself sees who has a device open: since Linux 7.0.
+fn driver_sees_users() -> bool {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    release.split('.').next().unwrap().parse::<u32>().unwrap() >= 7
+}
+
+/// Where the driver decides, no moment is left between the look and the stop.
+#[test]
+fn who_opens_the_device_as_it_is_closed_keeps_it_or_does_not_get_it() {
+    if !driver_sees_users() {
+        return;
+    }
+    let host = Host::start();
+    let volume = host.create("raced", &host.image("backing", 48 << 20), &[]);
+    let ended = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !ended.load(Ordering::Relaxed) {
+                let opened = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(volume.link());
+                if let Ok(device) = opened {
+                    let mut buffer = Aligned::new(4096);
+                    device
+                        .read_exact_at(buffer.bytes_mut(), 0)
+                        .unwrap_or_else(|error| panic!("closed under its user: {error}"));
+                }
+                thread::sleep(Duration::from_millis(1));
+            }
+        });
+        for _ in 0..10 {
+            volume.open(&[]);
+            eventually("it is closed", || host.try_blkseal(&["close", "raced"]).status.success());
+        }
+        ended.store(true, Ordering::Relaxed);
+    });
 }
 
 /// Writes an attribute of configfs or sysfs.

@@ -28,3 +28,4 @@ mod model;
 mod rekey;
 mod roles;
 mod takeover;
+mod udev;

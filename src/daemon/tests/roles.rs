@@ -142,7 +142,7 @@ fn a_daemon_starts_on_a_malformed_file_and_serves_root_alone() {
 #[test]
 fn to_tune_a_device_takes_a_privilege_of_its_own() {
     let host = Host::with_roles(ROLES);
-    let tuned: [fn(&mut DeviceOptions); 7] = [
+    let tuned: [fn(&mut DeviceOptions); 8] = [
         |o| o.queues = Some(2),
         |o| o.threads = Some(2),
         |o| o.depth = Some(2),
@@ -150,6 +150,7 @@ fn to_tune_a_device_takes_a_privilege_of_its_own() {
         |o| o.spin_us = Some(1),
         |o| o.cpu_path = Some("portable".into()),
         |o| o.allow_discards = true,
+        |o| o.host = true,
     ];
     for tune in tuned {
         let mut open = Open { volume: "vol".into(), ..open_nothing() };

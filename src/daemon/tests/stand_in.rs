@@ -122,6 +122,14 @@ impl Driver for StandIn {
         Ok(())
     }
 
+    fn sees_users(&self) -> bool {
+        false
+    }
+
+    fn stop_unused(&self, _: u32) -> Result<bool, DeviceError> {
+        unreachable!("it does not see users")
+    }
+
     fn delete(&self, id: u32) -> Result<(), DeviceError> {
         let removed = self.table.lock().unwrap().remove(&id).expect("a device that is not there is deleted");
         assert_eq!(removed.phase, Phase::Dead, "a device is deleted before it is stopped");

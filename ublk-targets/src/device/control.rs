@@ -19,6 +19,11 @@ const ENTRIES: u32 = 2;
 /// The number of a command as drivers before Linux 6.4 know it: the low byte of what later ones do.
 const OLD_NUMBER: u32 = 0xff;
 
+/// linux/ublk_cmd.h, since Linux 7.0: `UBLK_F_SAFE_STOP_DEV`, the driver stops a device only if nobody has it open where it is
+/// asked to by `UBLK_U_CMD_TRY_STOP_DEV`.
+const SAFE_STOP_DEV: u64 = 1 << 17;
+const TRY_STOP_DEV: u32 = sys::UBLK_U_CMD_STOP_DEV & !OLD_NUMBER | 0x17;
+
 /// The driver's control node, open.
 pub(super) struct Control {
     node: File,
@@ -53,6 +58,19 @@ impl Control {
     /// Ends device `id`: what waits for it fails.
     pub fn stop(&mut self, id: u32) -> io::Result<()> {
         self.command(sys::UBLK_U_CMD_STOP_DEV, id, 0, &mut ())
+    }
+
+    /// Whether the driver tells a device that somebody has open from others.
+    pub fn sees_users(&mut self) -> bool {
+        self.features() & SAFE_STOP_DEV != 0
+    }
+
+    /// Ends device `id` unless somebody has it, or a partition of it, open. Says whether it did.
+    pub fn stop_unused(&mut self, id: u32) -> io::Result<bool> {
+        match self.command(TRY_STOP_DEV, id, 0, &mut ()) {
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => Ok(false),
+            other => other.map(|()| true),
+        }
     }
 
     /// Deletes device `id`, which goes when nobody has it open any more. Where the driver (Linux 6.9) can, this does not wait for

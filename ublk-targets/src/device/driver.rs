@@ -97,6 +97,10 @@ pub trait Driver: Send + Sync {
     fn info(&self, id: u32) -> Result<Option<Info>, DeviceError>;
     /// Ends device `id`: its server's [`serve()`](super::serve()) returns, and whoever still has it open gets errors.
     fn stop(&self, id: u32) -> Result<(), DeviceError>;
+    /// Whether the driver (since Linux 7.0) can stop a device only if nobody has it open.
+    fn sees_users(&self) -> bool;
+    /// Ends device `id` as [`stop`](Self::stop) does, unless somebody has it, or a partition of it, open. Says whether it did.
+    fn stop_unused(&self, id: u32) -> Result<bool, DeviceError>;
     /// Deletes device `id`, which has no server any more.
     fn delete(&self, id: u32) -> Result<(), DeviceError>;
 }
@@ -134,6 +138,15 @@ impl Identity {
         match self.info(driver)? {
             Some(info) => driver.stop(info.id),
             None => Ok(()),
+        }
+    }
+
+    /// Stops the device unless somebody has it open, where the driver sees that, and says whether it is stopped. One that is gone is
+    /// no failure.
+    pub fn stop_unused(&self, driver: &dyn Driver) -> Result<bool, DeviceError> {
+        match self.info(driver)? {
+            Some(info) => driver.stop_unused(info.id),
+            None => Ok(true),
         }
     }
 
@@ -244,6 +257,17 @@ impl Driver for Kernel {
 
     fn stop(&self, id: u32) -> Result<(), DeviceError> {
         self.bounded("stop", id, move |control| ignore_absent(control.stop(id)))
+    }
+
+    fn sees_users(&self) -> bool {
+        Control::open().is_ok_and(|mut control| control.sees_users())
+    }
+
+    fn stop_unused(&self, id: u32) -> Result<bool, DeviceError> {
+        self.bounded("stop", id, move |control| match control.stop_unused(id) {
+            Err(error) if is_absent(&error) => Ok(true),
+            other => other,
+        })
     }
 
     fn delete(&self, id: u32) -> Result<(), DeviceError> {

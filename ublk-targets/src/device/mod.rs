@@ -5,12 +5,14 @@
 //! | `serve` | the life as its server sees it |
 //! | `recovery` | how a device whose server is gone is readied for the next one |
 //! | `driver` | what others may do to a device, which they know by more than its number |
+//! | `privilege` | what a queue's thread gives up, so that the driver does not trust it |
 //! | `control` | ublk's control commands, one at a time |
 //! | `error` | why a step of it failed |
 
 mod control;
 mod driver;
 mod error;
+mod privilege;
 mod recovery;
 mod serve;
 
@@ -41,14 +43,17 @@ pub struct Layout {
     pub max_io: u32,
     /// Microseconds that a queue's thread looks for requests before it sleeps; 0 to 1 000 000.
     pub spin_us: u32,
+    /// Whether the kernel looks for partitions, by itself when the device starts and later when it is told to. Where it does not,
+    /// drivers before Linux 7.0 let it be told of each partition only.
+    pub partitions: bool,
 }
 
 impl Default for Layout {
-    /// A queue for each two processors up to four, each with one thread and 64 requests of up to 256 KiB.
+    /// A queue for each two processors up to four, each with one thread and 64 requests of up to 256 KiB; no partitions.
     fn default() -> Self {
         let processors = std::thread::available_parallelism().map_or(1, |n| n.get());
         let queues = processors.div_ceil(2).clamp(1, 4) as u16;
-        Self { queues, threads: 1, depth: 64, max_io: 256 << 10, spin_us: 0 }
+        Self { queues, threads: 1, depth: 64, max_io: 256 << 10, spin_us: 0, partitions: false }
     }
 }
 
@@ -154,7 +159,7 @@ mod tests {
 
     #[test]
     fn a_layout_outside_its_bounds_is_refused() {
-        let good = Layout { queues: 1, threads: 1, depth: 1, max_io: 4096, spin_us: 0 };
+        let good = Layout { queues: 1, threads: 1, depth: 1, max_io: 4096, spin_us: 0, partitions: false };
         assert!(good.check().is_ok());
         assert!(Layout::default().check().is_ok());
         assert!(Layout { queues: 1, depth: 256, max_io: 4 << 20, ..good }.check().is_ok());

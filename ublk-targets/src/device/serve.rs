@@ -12,6 +12,7 @@ use libublk::{UblkError, UblkFlags, sys};
 
 use super::control::Control;
 use super::error::{DeviceError, refused};
+use super::privilege::give_up_admin;
 use super::{Identity, Kernel, Layout, Running, Start, Word, recovery};
 use crate::queue;
 use crate::request::{LBA_BYTES, Shape};
@@ -23,19 +24,23 @@ const MAX_WRITE_ZEROES: u32 = 16 << 20;
 /// Bytes that one discard may cover.
 const MAX_DISCARD: u32 = 1 << 30;
 
-/// Serves a device with `target` until somebody stops it; who stopped it deletes it. `ready` runs once its node takes requests, and
-/// says whether anybody knows of the device now. One that nobody knows of goes with this process.
+/// linux/ublk_cmd.h, since Linux 7.0: the driver has the kernel not look for partitions.
+const NO_AUTO_PART_SCAN: u64 = 1 << 18;
+
+/// Serves a device with `target` until somebody stops it; who stopped it deletes it. `added` runs with the number of the device
+/// before its node appears; `ready` runs once its node takes requests, and says whether anybody knows of the device now. One that nobody knows of goes with this process.
 ///
 /// The device stays, quiesced, if this process dies: a new one takes it over with [`Start::Recover`].
 pub fn serve<T: Target>(
     start: Start,
     layout: &Layout,
     target: T,
+    added: impl FnOnce(u32) + Send,
     ready: impl FnOnce(Running) -> bool,
 ) -> Result<(), DeviceError> {
     layout.check()?;
     // Aside: the kernel gives a thread that waits for a ring helpers, which wake every five seconds as long as it lives.
-    let started = thread::scope(|scope| scope.spawn(|| Live::start(start, layout, target)).join());
+    let started = thread::scope(|scope| scope.spawn(|| Live::start(start, layout, target, added)).join());
     let live = started.unwrap_or_else(|panic| panic::resume_unwind(panic))?;
     if !ready(live.running.clone()) && matches!(start, Start::Add(_)) {
         live.identity.delete(&Kernel::default())?;
@@ -52,9 +57,15 @@ struct Live {
 }
 
 impl Live {
-    fn start<T: Target>(start: Start, layout: &Layout, target: T) -> Result<Self, DeviceError> {
+    fn start<T: Target>(
+        start: Start,
+        layout: &Layout,
+        target: T,
+        added: impl FnOnce(u32),
+    ) -> Result<Self, DeviceError> {
         let mut driver = Control::open()?;
         let (control, identity) = open_control(start, layout, T::NAME, &mut driver)?;
+        added(identity.id);
         let begun = Self::begin(control, identity, layout, target);
         if begun.is_err() && matches!(start, Start::Add(_)) {
             let deleted = identity.delete(&Kernel::default());
@@ -76,7 +87,9 @@ impl Live {
         let stats: Arc<[_]> = (0..layout.queues * threads).map(|_| QueueStats::default()).collect();
         let running = Running { id: identity.id, threads, stats: Arc::clone(&stats) };
         let (target, spin) = (Arc::new(target), Duration::from_micros(layout.spin_us.into()));
-        let queues = start_queues(&control, &device, move |index, device| {
+        // What the driver does not let be switched off, it leaves out for servers that it does not trust.
+        let distrusted = !layout.partitions && control.dev_info().flags & NO_AUTO_PART_SCAN == 0;
+        let queues = start_queues(&control, &device, distrusted, move |index, device| {
             let thread = usize::from(index * threads + io_thread_idx());
             queue::ublk::serve(index, device, spin, &*target, &stats[thread]);
         })
@@ -121,6 +134,7 @@ fn describe<T: Target>(control: &UblkCtrl, target: &T) -> Result<UblkDev, UblkEr
 fn start_queues(
     control: &UblkCtrl,
     device: &Arc<UblkDev>,
+    distrusted: bool,
     serve: impl Fn(u16, &UblkDev) + Clone + Send + 'static,
 ) -> Result<Vec<JoinHandle<()>>, UblkError> {
     let (sender, started) = mpsc::channel();
@@ -134,6 +148,9 @@ fn start_queues(
                 // Nobody listens any more if a later thread could not be started.
                 let _ = sender.send((queue, UblkCtrl::init_queue_thread()));
                 drop(sender);
+                if distrusted && let Err(error) = give_up_admin() {
+                    log::warn!("the kernel may look for partitions: a thread keeps its privileges: {error}");
+                }
                 serve(queue, &device);
             })?);
         }
@@ -157,6 +174,7 @@ fn open_control(
     let wanted = u64::from(sys::UBLK_F_USER_RECOVERY | sys::UBLK_F_USER_RECOVERY_REISSUE);
     // Lets a worker be replaced without an error in between, where the driver (6.16) has it.
     let flags = wanted | features & u64::from(sys::UBLK_F_QUIESCE);
+    let flags = if layout.partitions { flags } else { flags | features & NO_AUTO_PART_SCAN };
     let threads = if features & u64::from(sys::UBLK_F_PER_IO_DAEMON) == 0 { 1 } else { layout.threads };
     let (id, word, dev_flags) = match start {
         Start::Add(word) => (-1, word, UblkFlags::UBLK_DEV_F_ADD_DEV),
