@@ -14,9 +14,7 @@ const UUID: &str = "6b1c51e5-5d09-4b0a-8c77-58b1b2f3a9d4";
 fn host() -> Host {
     let mut host = Host::start();
     host.end_daemon("TERM");
-    fs::create_dir_all("/dev/blkseal").unwrap();
-    fs::remove_dir(host.path("dev")).unwrap();
-    symlink("/dev/blkseal", host.path("dev")).unwrap();
+    host.dev_dir = "/dev/blkseal".into();
     let _ = fs::remove_file("/run/blkseal");
     symlink(host.path("run"), "/run/blkseal").unwrap();
     host.start_daemon();
@@ -95,6 +93,7 @@ fn partitions_are_found_for_the_host_only() {
     let volume = host.create("parts", &host.image("backing", 48 << 20), &[]);
     super::in_use::partition(&volume.open(&["--host"]));
     volume.close();
+    run("udevadm settle");
     for (options, found) in [(&[][..], false), (&["--host"], true)] {
         volume.open(options);
         let name = volume.kernel_name();
@@ -106,5 +105,6 @@ fn partitions_are_found_for_the_host_only() {
         }
         assert_eq!(partition.exists(), found, "{options:?}");
         volume.close();
+        run("udevadm settle");
     }
 }

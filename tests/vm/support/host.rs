@@ -25,6 +25,8 @@ pub fn eventually(what: &str, condition: impl Fn() -> bool) {
 /// A running daemon, its directories, and a native provider that is unlocked. All of it ends with this value.
 pub struct Host {
     pub dir: tempfile::TempDir,
+    /// Where the stable names of devices are. A daemon that was started before it is changed knows nothing of that.
+    pub dev_dir: PathBuf,
     daemon: Option<Child>,
 }
 
@@ -42,7 +44,7 @@ impl Host {
         fs::write(dir.path().join("key"), KEY_FILE).unwrap();
         fs::set_permissions(dir.path().join("key"), fs::Permissions::from_mode(0o600)).unwrap();
         fs::write(dir.path().join("passphrase"), PASSPHRASE).unwrap();
-        let mut host = Self { dir, daemon: None };
+        let mut host = Self { dev_dir: dir.path().join("dev"), dir, daemon: None };
         host.start_daemon();
         host
     }
@@ -101,7 +103,7 @@ impl Host {
             .env("BLKSEAL_RUN_DIR", self.path("run"))
             .env("BLKSEAL_STATE_DIR", self.path("state"))
             .env("BLKSEAL_CONFIG_DIR", self.path("etc"))
-            .env("BLKSEAL_DEV_DIR", self.path("dev"));
+            .env("BLKSEAL_DEV_DIR", &self.dev_dir);
         command
     }
 
@@ -194,7 +196,7 @@ impl Volume<'_> {
 
     /// The volume's stable name.
     pub fn link(&self) -> PathBuf {
-        Path::new(&self.host.path("dev")).join(&self.name)
+        self.host.dev_dir.join(&self.name)
     }
 
     /// The kernel's name of the open device: `ublkbN`.
