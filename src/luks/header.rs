@@ -44,7 +44,7 @@ pub struct Header {
     pub digest: String,
     /// The copy that [`look`](super::look()) found damaged, or older than the other, and left so.
     pub damaged: Option<HeaderCopy>,
-    /// The copy of the header that [`open`] found damaged and had repaired.
+    /// The copy of the header that [`open`](super::open) found damaged and had repaired.
     pub repair: Option<Repair>,
 }
 

@@ -9,7 +9,7 @@ use crate::support::rounds::{chance, rounds};
 use crate::support::{Host, Pattern, Volume, eventually, run, run_in};
 
 /// Kills in an ordinary run of the tests.
-const USUAL: u64 = 24;
+const USUAL: u64 = 12;
 
 /// fio until it is told to end: random writes of mixed sizes, each checked.
 struct Load {

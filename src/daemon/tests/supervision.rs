@@ -232,10 +232,13 @@ fn a_quiesced_volume_is_tried_again_until_it_is_live() {
     host.wait_until("it says why", |host| host.status("vol").problem.is_some_and(|why| why.contains("away")));
     host.driver.fail_no_more();
     host.wait_until("it is live", |host| host.status("vol").state == VolumeState::Live);
-    let call = Events { volume: Some("vol".into()), ..Events::default() };
-    let events = host.call(&call).unwrap().events;
-    let tried: Vec<_> = events.iter().filter(|event| event.verb == "worker replace").collect();
-    assert_eq!(tried.len(), 2, "one failure, however often, and one success: {events:#?}");
+    let replaced = |host: &mut Host| {
+        let call = Events { volume: Some("vol".into()), ..Events::default() };
+        let events = host.call(&call).unwrap().events.into_iter();
+        events.filter(|event| event.verb == "worker replace").map(|event| event.result).collect::<Vec<_>>()
+    };
+    host.wait_until("that is told", |host| replaced(host).last().is_some_and(|result| result == "ok"));
+    assert_eq!(replaced(&mut host).len(), 2, "one failure, however often, and one success");
 }
 
 #[test]
@@ -253,9 +256,11 @@ fn a_volume_whose_workers_do_not_live_is_left_alone_for_a_while_and_that_is_told
     let seen = host.status("vol");
     assert!(seen.state == VolumeState::Quiesced && seen.device.unwrap().pid.is_none());
     let call = Events { volume: Some("vol".into()), ..Events::default() };
-    let events = host.call(&call).unwrap().events;
-    let last = events.iter().rfind(|event| event.verb == "worker replace").unwrap();
-    assert_eq!(last.result, "Internal");
+    host.wait_until("that is told", |host| {
+        let events = host.call(&call).unwrap().events;
+        let last = events.iter().rfind(|event| event.verb == "worker replace");
+        last.is_some_and(|event| event.result == "Internal")
+    });
     let open = host.open("vol");
     host.call(&open).unwrap();
     assert_eq!(host.status("vol").state, VolumeState::Live, "who asks need not wait");

@@ -70,6 +70,7 @@ fn a_locked_volume_stays_wanted_and_opens_once_its_provider_is_unlocked() {
     host.wait_until("the volume is live", |host| host.status("vol").state == VolumeState::Live);
     host.wait_until("and no longer wanted", |host| !host.status("vol").wanted);
     assert_eq!(host.status("other").state, VolumeState::Unlocked, "nobody wanted that");
+    host.wait_until("that is told", |host| host.opened("vol").len() == 2);
     assert_eq!(texts(&host.opened("vol")), [(false, "Waiting"), (true, "ok")]);
     assert_eq!(fs::read_dir(host.path("run/wanted")).unwrap().count(), 0);
 }
@@ -158,6 +159,7 @@ fn a_volume_whose_disk_is_away_stays_wanted_until_it_is_back() {
     fs::rename(host.path("away"), host.path("disk")).unwrap();
     host.wait_until("the volume is live", |host| host.status("vol").state == VolumeState::Live);
     host.wait_until("and no longer wanted", |host| !host.status("vol").wanted);
+    host.wait_until("that is told as well", |host| host.opened("vol").len() == 3);
     assert_eq!(texts(&host.opened("vol")), [(false, "Waiting"), (true, "NoInput"), (true, "ok")]);
 }
 
@@ -225,6 +227,7 @@ fn volumes_open_when_key_servers_that_were_down_at_start_are_back() {
     second.restart();
     for name in ["one", "two"] {
         host.wait_until("the volume is live", |host| host.status(name).state == VolumeState::Live);
+        host.wait_until("that is told", |host| host.opened(name).len() == 2);
         assert_eq!(texts(&host.opened(name)), [(false, "Waiting"), (true, "ok")]);
     }
     let kek_id = host.status("one").kek_id;
